@@ -1,0 +1,272 @@
+"""The contract: every name, bucket and message that the parts of the line share, defined once.
+
+The names are those of Agile_Data_Code_2 and its successors, whose users rely on them. The pydantic models are the
+one definition of a valid message: the web app validates with them, `spark_jobs/streaming_predictor.py` builds its
+column checks from their JSON Schemas, and the sink reads what they describe.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+# --- Kafka -----------------------------------------------------------------------------------------------------
+
+REQUEST_TOPIC: Final = "flight_delay_classification_request"
+RESPONSE_TOPIC: Final = "flight_delay_classification_response"
+DEAD_LETTER_TOPIC: Final = "flight_delay_classification_dead_letter"
+TOPICS: Final = (REQUEST_TOPIC, RESPONSE_TOPIC, DEAD_LETTER_TOPIC)
+
+# --- MongoDB ---------------------------------------------------------------------------------------------------
+
+DATABASE: Final = "agile_data_science"
+
+
+class Collection(StrEnum):
+    """The collections of `DATABASE`."""
+
+    DISTANCES = "origin_dest_distances"
+    RESPONSES = "flight_delay_classification_response"
+    REJECTED = "flight_delay_classification_rejected"
+    CANARIES = "predictor_canaries"
+    STATE = "predictor_state"
+    EVENTS = "predictor_events"
+
+
+# --- What is predicted -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One class of arrival delay: `lower` <= delay < `upper`, both in minutes."""
+
+    prediction: int
+    label: str
+    lower: float
+    upper: float
+
+
+SPLITS: Final = (float("-inf"), -15.0, 0.0, 30.0, float("inf"))
+_LABELS: Final = (
+    "Early (15+ Minutes Early)",
+    "Slightly Early (0-15 Minute Early)",
+    "Slightly Late (0-30 Minute Delay)",
+    "Very Late (30+ Minutes Late)",
+)
+BUCKETS: Final = tuple(Bucket(i, label, SPLITS[i], SPLITS[i + 1]) for i, label in enumerate(_LABELS))
+
+# --- What is valid ---------------------------------------------------------------------------------------------
+
+CARRIER_PATTERN: Final = "^[A-Z0-9]{2,3}$"
+AIRPORT_PATTERN: Final = "^[A-Z0-9]{3}$"
+FLIGHT_NUMBER_PATTERN: Final = "^[0-9]{1,5}[A-Z]?$"
+HHMM_PATTERN: Final = "^([01][0-9]|2[0-3])[0-5][0-9]$"
+UUID_PATTERN: Final = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
+DATE_PATTERN: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
+TIMESTAMP_PATTERN: Final = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,9})?)?(Z|[+-][0-9]{2}:?[0-9]{2})?$"
+)
+
+DELAY_MINUTES: Final = (-1440.0, 4320.0)
+"""Accepted delays in minutes: a day early to three days late (the BTS records of 2013 hold -86 to 1,301)."""
+DISTANCE_MILES: Final = (1.0, 12_500.0)
+"""Accepted distances in statute miles: no two airports are further apart than half the Earth's circumference."""
+FIRST_DATE: Final = dt.date(1987, 1, 1)
+"""The BTS on-time records begin in 1987."""
+LAST_DATE: Final = dt.date(2099, 12, 31)
+
+
+def _real_date(value: str) -> str:
+    day = dt.date.fromisoformat(value)  # ValueError names what is wrong: "day is out of range for month"
+    if not FIRST_DATE <= day <= LAST_DATE:
+        raise ValueError(f"a date from {FIRST_DATE} to {LAST_DATE} is expected")
+    return value
+
+
+def _real_timestamp(value: str) -> str:
+    moment = parse_timestamp(value)
+    if not FIRST_DATE <= moment.date() <= LAST_DATE:
+        raise ValueError(f"a time from {FIRST_DATE} to {LAST_DATE} is expected")
+    return value
+
+
+def parse_timestamp(value: str) -> dt.datetime:
+    """An ISO 8601 time as an aware datetime in UTC; a time without an offset is UTC already.
+
+    Digits beyond microseconds are cut. Raises ValueError where it is no such time.
+    """
+    moment = dt.datetime.fromisoformat(re.sub(r"([.][0-9]{6})[0-9]+", r"\1", value))
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    try:
+        return moment.astimezone(dt.UTC)
+    except OverflowError as error:
+        raise ValueError(f"{value} is out of range") from error
+
+
+DATE_RANGE_SCHEMA: Final[dict[str, Any]] = {
+    "format": "date",
+    "formatMinimum": FIRST_DATE.isoformat(),
+    "formatMaximum": LAST_DATE.isoformat(),
+}
+_TIME_RANGE_SCHEMA: Final[dict[str, Any]] = {**DATE_RANGE_SCHEMA, "format": "date-time"}
+
+CarrierCode = Annotated[str, Field(pattern=CARRIER_PATTERN, description="IATA code of the carrier, such as AA")]
+AirportCode = Annotated[str, Field(pattern=AIRPORT_PATTERN, description="IATA code of the airport, such as ATL")]
+FlightNumber = Annotated[str, Field(pattern=FLIGHT_NUMBER_PATTERN, description="Flight number, such as 1519")]
+HHMM = Annotated[str, Field(pattern=HHMM_PATTERN, description="Local wall-clock time, HHMM")]
+FlightDay = Annotated[
+    str,
+    Field(
+        pattern=DATE_PATTERN,
+        description="Local date of departure, YYYY-MM-DD",
+        json_schema_extra=DATE_RANGE_SCHEMA,
+    ),
+    AfterValidator(_real_date),
+]
+UtcTime = Annotated[
+    str,
+    Field(pattern=TIMESTAMP_PATTERN, description="Time in UTC, ISO 8601", json_schema_extra=_TIME_RANGE_SCHEMA),
+    AfterValidator(_real_timestamp),
+]
+Minutes = Annotated[
+    float,
+    Field(
+        ge=DELAY_MINUTES[0],
+        le=DELAY_MINUTES[1],
+        allow_inf_nan=False,
+        description="Delay in minutes; early is negative",
+    ),
+]
+Miles = Annotated[
+    float,
+    Field(
+        ge=DISTANCE_MILES[0],
+        le=DISTANCE_MILES[1],
+        allow_inf_nan=False,
+        description="Distance in statute miles",
+    ),
+]
+RequestId = Annotated[
+    str,
+    Field(pattern=UUID_PATTERN, description="The request's UUID; lower case in every answer"),
+    AfterValidator(str.lower),
+]
+
+
+class Message(BaseModel):
+    """What all messages share: JSON types are taken strictly (no text in a numeric field), unknown fields are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class Request(Message):
+    """A message on `REQUEST_TOPIC`; its key is the UUID.
+
+    `DayOfYear`, `DayOfMonth` and `DayOfWeek` are written for readers of the original system and never read: the
+    predictor computes them from `FlightDate`.
+    """
+
+    UUID: RequestId
+    Timestamp: UtcTime
+    Carrier: CarrierCode
+    FlightDate: FlightDay
+    FlightNum: FlightNumber
+    Origin: AirportCode
+    Dest: AirportCode
+    DepDelay: Minutes
+    Distance: Miles
+    CRSDepTime: HHMM | None = None
+    Canary: bool | None = None
+    DayOfYear: Any = Field(default=None, description="1..366; recomputed from FlightDate")
+    DayOfMonth: Any = Field(default=None, description="1..31; recomputed from FlightDate")
+    DayOfWeek: Any = Field(default=None, description="1 = Monday .. 7 = Sunday; recomputed from FlightDate")
+
+    @model_validator(mode="after")
+    def _two_airports(self) -> Request:
+        if self.Origin == self.Dest:
+            raise ValueError("Dest must differ from Origin")
+        return self
+
+
+class Response(Message):
+    """A message on `RESPONSE_TOPIC`, and a document of `Collection.RESPONSES` (there with `_id` and `PredictedAt`)."""
+
+    UUID: RequestId
+    Timestamp: UtcTime
+    Carrier: CarrierCode
+    FlightDate: FlightDay
+    FlightNum: FlightNumber
+    Origin: AirportCode
+    Dest: AirportCode
+    DepDelay: Minutes
+    Distance: Miles
+    CRSDepTime: HHMM | None = None
+    Canary: bool | None = None
+    DayOfYear: int
+    DayOfMonth: int
+    DayOfWeek: int
+    Route: str
+    Prediction: Annotated[int, Field(ge=0, le=3)]
+    Probability: Annotated[list[float], Field(min_length=4, max_length=4)]
+    ModelVersion: str
+    Deployment: int
+    RequestPartition: int
+    RequestOffset: int
+
+
+class Reason(StrEnum):
+    """Why a message was rejected: the code in a dead letter's `reason`."""
+
+    EMPTY = "empty"
+    TOO_LARGE = "too_large"
+    INVALID_UTF8 = "invalid_utf8"
+    MALFORMED_JSON = "malformed_json"
+    NOT_AN_OBJECT = "not_an_object"
+    MISSING_FIELD = "missing_field"
+    WRONG_TYPE = "wrong_type"
+    INVALID_FORMAT = "invalid_format"
+    OUT_OF_RANGE = "out_of_range"
+    SAME_AIRPORT = "same_airport"
+    NOT_STORABLE = "not_storable"
+
+
+class DeadLetter(Message):
+    """A message on `DEAD_LETTER_TOPIC`, and a document of `Collection.REJECTED` with `_id` `<topic>-<partition>-<offset>`.
+
+    `payload` is the rejected message's text, cut to `PAYLOAD_BYTES`; `partition` and `offset` are the request's.
+    """
+
+    reason: str
+    field: str | None = None
+    payload: str | None = None
+    payload_bytes: int
+    payload_sha256: str | None = None
+    partition: int
+    offset: int
+    UUID: str | None = None
+    RejectedAt: UtcTime
+
+
+PAYLOAD_BYTES: Final = 64 * 1024
+"""A dead letter carries at most so much of the rejected message."""
+MAX_MESSAGE_BYTES: Final = 256 * 1024
+"""A request above this is rejected unread (a real one has some 400 bytes)."""
+
+AnswerStatus = Literal["OK", "WAIT", "REJECTED"]
+
+
+def is_uuid(text: str) -> bool:
+    """Whether the text is a UUID in its usual form of 36 characters, in either case."""
+    return re.fullmatch(UUID_PATTERN[1:-1], text) is not None and bool(UUID(text))
+
+
+def rejected_id(topic: str, partition: int, offset: int) -> str:
+    """`_id` of the rejected document for the message at that place."""
+    return f"{topic}-{partition}-{offset}"

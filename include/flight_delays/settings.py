@@ -1,0 +1,110 @@
+"""All settings, typed, read from the environment when first used.
+
+A setting is a field of `Settings`; its variable is `FLIGHTS_` and the field's name in capitals (`FLIGHTS_HOME`,
+`FLIGHTS_PORT_WEB`), but for `MONGO_URI`, which keeps the name that other tools use.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import AliasChoices, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT = Path(__file__).resolve().parents[2]
+"""The checkout: dags/, spark_jobs/ and the rest lie beside include/."""
+
+LOOPBACK = "127.0.0.1"
+
+
+class Settings(BaseSettings):
+    """Everything that differs between two installations. Ports hold the final number, offset included."""
+
+    model_config = SettingsConfigDict(env_prefix="FLIGHTS_", extra="ignore", frozen=True, populate_by_name=True)
+
+    home: Path = Field(default=PROJECT / "var", description="Folder of all state")
+    port_offset: int = Field(default=0, ge=0, le=40_000, description="Added to every port below")
+
+    port_web: int = Field(default=5000, description="Web app")
+    port_airflow: int = Field(default=9090, description="Airflow's UI and API")
+    port_spark_ui: int = Field(default=8080, description="Spark UI of the Spark Connect server")
+    port_kafka: int = Field(default=9092, description="Kafka")
+    port_kafka_controller: int = Field(default=9093, description="Kafka's KRaft controller")
+    port_mongo: int = Field(default=27017, description="MongoDB")
+    port_spark_connect: int = Field(default=15002, description="Spark Connect")
+    port_supervisor: int = Field(default=9001, description="Process manager")
+    port_task_logs: int = Field(default=8793, description="Airflow's task log server")
+    port_trigger_logs: int = Field(default=8794, description="Airflow's triggerer log server")
+
+    kafka_bootstrap: str = Field(default="", description="Kafka brokers; default: the embedded one")
+    mongo_uri: str = Field(
+        default="",
+        validation_alias=AliasChoices("MONGO_URI", "mongo_uri"),
+        description="MongoDB; default: the embedded one",
+    )
+    spark_connect_url: str = Field(
+        default="", description="Spark Connect server, sc://host:port; default: the embedded one"
+    )
+    spark_master: str = Field(default="local[2]", description="Master of batch jobs (training)")
+    spark_driver_memory: str = Field(default="2g", description="Heap of a batch job's driver")
+
+    topic_partitions: int = Field(default=2, ge=1, le=64, description="Partitions of each topic")
+    topic_retention_days: float = Field(default=7, gt=0, description="How long Kafka keeps messages")
+    topic_replication: int = Field(default=1, ge=1, description="Replicas of each topic")
+
+    trigger: Literal["realtime", "microbatch"] = Field(default="realtime", description="Mode of the streaming query")
+    realtime_batch_seconds: int = Field(
+        default=60,
+        ge=5,
+        description="Length of a real-time batch: checkpoint interval, and what a crash replays",
+    )
+    canary_timeout_seconds: float = Field(default=90, gt=0, description="A canary must be back within this time")
+    canary_retention_hours: float = Field(default=24, gt=0, description="How long canaries are kept")
+
+    sink_batch_size: int = Field(default=500, ge=1, description="Most messages the sink writes at once")
+    sink_commit_delay_seconds: float = Field(
+        default=3,
+        ge=0,
+        description="Offsets are committed so long after the write, when the store has it on disk",
+    )
+    secret_key: str = Field(default="", description="Key of the web app; generated at the first start")
+
+    @model_validator(mode="after")
+    def _derive(self) -> Self:
+        set_field = object.__setattr__  # frozen for everyone else
+        set_field(self, "home", self.home.expanduser().resolve())
+        for name in type(self).model_fields:
+            if name.startswith("port_") and name != "port_offset":
+                set_field(self, name, getattr(self, name) + self.port_offset)
+        set_field(self, "kafka_bootstrap", self.kafka_bootstrap or f"{LOOPBACK}:{self.port_kafka}")
+        set_field(self, "mongo_uri", self.mongo_uri or f"mongodb://{LOOPBACK}:{self.port_mongo}/")
+        set_field(self, "spark_connect_url", self.spark_connect_url or f"sc://{LOOPBACK}:{self.port_spark_connect}")
+        return self
+
+    @property
+    def models(self) -> Path:
+        """Model versions and the pointer file."""
+        return self.home / "models"
+
+    @property
+    def records(self) -> Path:
+        """Validated flight records, Parquet by month, and their manifest."""
+        return self.home / "data" / "flight_records"
+
+    @property
+    def downloads(self) -> Path:
+        """Files as they were downloaded."""
+        return self.home / "data" / "downloads"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of the streaming query, one folder a deployment."""
+        return self.home / "checkpoints"
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The settings of this process."""
+    return Settings()

@@ -70,7 +70,7 @@ HHMM_PATTERN: Final = "^([01][0-9]|2[0-3])[0-5][0-9]$"
 UUID_PATTERN: Final = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 DATE_PATTERN: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 TIMESTAMP_PATTERN: Final = (
-    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,9})?)?(Z|[+-][0-9]{2}:?[0-9]{2})?$"
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,9})?)?(Z|[+-][0-9]{2}:[0-9]{2})?$"
 )
 
 DELAY_MINUTES: Final = (-1440.0, 4320.0)
@@ -161,7 +161,7 @@ RequestId = Annotated[
 
 
 class Message(BaseModel):
-    """What all messages share: JSON types are taken strictly (no text in a numeric field), unknown fields are ignored."""
+    """What all messages share: JSON types are strict (no text in a numeric field), unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
@@ -238,7 +238,7 @@ class Reason(StrEnum):
 
 
 class DeadLetter(Message):
-    """A message on `DEAD_LETTER_TOPIC`, and a document of `Collection.REJECTED` with `_id` `<topic>-<partition>-<offset>`.
+    """A message on `DEAD_LETTER_TOPIC`; in `Collection.REJECTED` with `_id` `<topic>-<partition>-<offset>`.
 
     `payload` is the rejected message's text, cut to `PAYLOAD_BYTES`; `partition` and `offset` are the request's.
     """
@@ -251,7 +251,9 @@ class DeadLetter(Message):
     partition: int
     offset: int
     UUID: str | None = None
-    RejectedAt: UtcTime
+    RejectedAt: UtcTime | None = Field(
+        default=None, description="Added by the sink: the dead letter's Kafka timestamp, like a response's PredictedAt"
+    )
 
 
 PAYLOAD_BYTES: Final = 64 * 1024

@@ -35,8 +35,6 @@ class Settings(BaseSettings):
     port_mongo: int = Field(default=27017, description="MongoDB")
     port_spark_connect: int = Field(default=15002, description="Spark Connect")
     port_supervisor: int = Field(default=9001, description="Process manager")
-    port_task_logs: int = Field(default=8793, description="Airflow's task log server")
-    port_trigger_logs: int = Field(default=8794, description="Airflow's triggerer log server")
 
     kafka_bootstrap: str = Field(default="", description="Kafka brokers; default: the embedded one")
     mongo_uri: str = Field(
@@ -69,7 +67,7 @@ class Settings(BaseSettings):
         ge=0,
         description="Offsets are committed so long after the write, when the store has it on disk",
     )
-    secret_key: str = Field(default="", description="Key of the web app; generated at the first start")
+    ivy_settings: str = Field(default="", description="Ivy settings file for a proxy or a mirror of Maven Central")
 
     @model_validator(mode="after")
     def _derive(self) -> Self:
@@ -82,6 +80,11 @@ class Settings(BaseSettings):
         set_field(self, "mongo_uri", self.mongo_uri or f"mongodb://{LOOPBACK}:{self.port_mongo}/")
         set_field(self, "spark_connect_url", self.spark_connect_url or f"sc://{LOOPBACK}:{self.port_spark_connect}")
         return self
+
+    @property
+    def mongo_is_external(self) -> bool:
+        """Whether the user named a MongoDB of their own (`MONGO_URI`): then none is started."""
+        return self.mongo_uri != f"mongodb://{LOOPBACK}:{self.port_mongo}/"
 
     @property
     def models(self) -> Path:

@@ -1,0 +1,86 @@
+"""Where flight records come from. Each source fetches its file and reads it in chunks of the same shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+ARCHIVE_URL: Final = "http://s3.amazonaws.com/agile_data_science/simple_flight_delay_features.jsonl.bz2"
+"""Public address of the original system's training file."""
+
+
+class DataError(ValueError):
+    """The data or a parameter is wrong: the message says what and what to do; trying again cannot help."""
+
+
+class Status(StrEnum):
+    """What a source says about a row before anything is validated."""
+
+    FLOWN = "flown"
+    CANCELLED = "cancelled"
+    DIVERTED = "diverted"
+    """Diverted, or its arrival was not recorded."""
+    MALFORMED = "malformed"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of a source; all three share one index.
+
+    `rows` has the contract's columns, not yet validated: texts and numbers as they came, times as "HHMM",
+    `FlightDate` as datetime64 (missing where unreadable). `DayOf*` are absent where the source does not have them.
+    `raw` has the source's own columns, and is kept for rows that are set aside. `status` holds `Status` values.
+    """
+
+    rows: pd.DataFrame
+    raw: pd.DataFrame
+    status: pd.Series[str]
+
+
+class Source(Protocol):
+    """A source of flight records. `chunks` holds no more than one chunk in memory."""
+
+    @property
+    def name(self) -> str:
+        """The source's name, as in the DAG's form."""
+
+    def fetch(self, downloads: Path) -> Path:
+        """The file to read, downloaded into `downloads` where it is not there yet."""
+
+    def chunks(self, path: Path) -> Iterator[Chunk]:
+        """The rows of that file. Raises DataError where it cannot be read to its end."""
+
+
+class SourceName(StrEnum):
+    """The sources that there are."""
+
+    NYCFLIGHTS13 = "nycflights13"
+    ARCHIVE = "archive"
+
+
+def get_source(params: Mapping[str, Any]) -> Source:
+    """The source that `params` ask for: `source`, a `SourceName`; for one that downloads, `url` (or path), `sha256`."""
+    from flight_delays.sources.archive import Archive
+    from flight_delays.sources.nycflights13 import NycFlights13
+
+    match params.get("source"):
+        case SourceName.NYCFLIGHTS13:
+            return NycFlights13()
+        case SourceName.ARCHIVE:
+            return Archive(params.get("url") or ARCHIVE_URL, params.get("sha256"))
+        case other:
+            raise DataError(f"unknown source {other!r}: expected one of {', '.join(SourceName)}")
+
+
+def status_of(departure_delay: pd.Series[float], arrival_delay: pd.Series[float]) -> pd.Series[str]:
+    """Tells flown from cancelled (never left) and diverted flights (left, arrival not recorded) by missing delays."""
+    status = departure_delay.astype(object).where(departure_delay.notna(), Status.CANCELLED.value)
+    status = status.where(departure_delay.isna() | arrival_delay.notna(), Status.DIVERTED.value)
+    return status.where(departure_delay.isna() | arrival_delay.isna(), Status.FLOWN.value)

@@ -1,0 +1,54 @@
+# Two commands matter: `make up` and `make test`. The rest is for looking and for working on it.
+.DEFAULT_GOAL := help
+.PHONY: help up down status logs clean topics listen predictions airflow test lint lock
+
+PYTHON ?= python3
+STACK = .venv/bin/python -m stack
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
+
+up: ## start everything; ends with a predicted flight
+	@$(PYTHON) stack/bootstrap.py up
+
+down: .venv ## stop everything; state stays
+	@$(STACK) down
+
+status: .venv ## processes, streaming query, model in service, last canary
+	@$(STACK) status
+
+logs: .venv ## follow the logs (SERVICE=kafka for one)
+	@$(STACK) logs $(SERVICE)
+
+clean: .venv ## remove all state, after asking
+	@$(STACK) clean
+
+topics: .venv ## the Kafka topics
+	@$(STACK) topics
+
+listen: .venv ## messages as they come
+	@$(STACK) listen
+
+predictions: .venv ## the last answers (COUNT=20 for more)
+	@$(STACK) predictions --count $(or $(COUNT),5)
+
+airflow: .venv ## Airflow's own command line: make airflow ARGS="dags list"
+	@$(STACK) airflow $(ARGS)
+
+test: ## lint, types, unit, DAG, integration and browser tests
+	@$(PYTHON) stack/bootstrap.py --dev
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+	@.venv/bin/python -m pytest $(PYTEST)
+
+lint: ## lint and types only
+	@$(PYTHON) stack/bootstrap.py --dev
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+lock: ## compile the locked requirements from pyproject.toml
+	.venv/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+	  pyproject.toml -o requirements.txt
+	.venv/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+	  --group pyproject.toml:dev pyproject.toml -c requirements.txt -o requirements-dev.txt
+
+.venv:
+	@echo "There is no virtual environment yet: run make up" && exit 1

@@ -1,0 +1,58 @@
+"""Wiring of the DAG `agile_data_science_batch_prediction_model_training`; the .md beside it explains it."""
+# mypy: disable-error-code="call-arg, arg-type, index"
+# TaskFlow hands context arguments (params, run_id) to a task itself, and results on as XComArg.
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+
+from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Metadata, Param, dag, task
+
+from flight_delays import training
+from flight_delays.names import SPARK_CONNECTION, AssetName, DagId, Tag, asset, default_args
+from flight_delays.settings import PROJECT, get_settings
+
+MODEL = asset(AssetName.MODEL)
+# With `run_immediately=False` the first unpausing starts a run at once, up to 17 h after a scheduled time.
+WEEKLY = CronTriggerTimetable("0 4 * * 1", timezone="UTC", run_immediately=dt.timedelta(minutes=1))
+PARAMS = {
+    "trees": Param(20, type="integer", minimum=1, maximum=500, description="Trees of the random forest"),
+    "depth": Param(5, type="integer", minimum=1, maximum=20, description="Levels of a tree at most"),
+    "holdout_months": Param(2, type="integer", minimum=1, maximum=12, description="Last months, kept for judging"),
+    "seed": Param(42, type="integer", minimum=0, maximum=2**31 - 1, description="Seed of the forest's chance"),
+}
+
+
+@dag(
+    DagId.TRAINING.value,
+    schedule=AssetOrTimeSchedule(timetable=WEEKLY, assets=[asset(AssetName.RECORDS)]),
+    catchup=False,
+    max_active_runs=1,
+    params=PARAMS,
+    default_args=default_args(execution_timeout=dt.timedelta(hours=3), retries=1),
+    dagrun_timeout=dt.timedelta(hours=4),
+    tags=[Tag.TRAINING.value],
+    doc_md=str(Path(__file__).with_suffix(".md")),
+)
+def build() -> None:
+    @task(outlets=[MODEL])
+    def promote(version: str) -> Iterator[Metadata]:
+        yield Metadata(MODEL, training.promote(version))
+
+    prepared = task(training.prepare)()
+    train = SparkSubmitOperator(
+        task_id="train",
+        name="flight-delays-training",
+        conn_id=SPARK_CONNECTION,
+        application=str(PROJECT / "spark_jobs" / "train_model.py"),
+        application_args=prepared["arguments"],
+        driver_memory=get_settings().spark_driver_memory,
+    )
+    version = task(training.register)(prepared["staged"])
+    train >> version >> promote(version)
+
+
+build()

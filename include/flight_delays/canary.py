@@ -1,0 +1,134 @@
+"""Canaries: requests of our own that go the whole way, one for each partition, to prove that predictions come back."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+from flight_delays.contract import REQUEST_TOPIC
+from flight_delays.features import date_parts
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+    from pymongo.database import Database
+
+    from flight_delays.settings import Settings
+
+PARTITIONER: Final = "consistent"
+"""librdkafka's name for CRC32 of the key modulo the number of partitions."""
+
+FLIGHT: Final = {
+    "Carrier": "UA",
+    "FlightDate": "2013-12-20",
+    "FlightNum": "1",
+    "Origin": "EWR",
+    "Dest": "SFO",
+    "DepDelay": 5.0,
+    "Distance": 2565.0,
+}
+"""A flight of a route that the training data know."""
+
+
+class CanaryError(RuntimeError):
+    """A canary did not come back in time; the message says which, how long was waited, and what to look at."""
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition that the `PARTITIONER` of every producer here chooses for a key."""
+    return zlib.crc32(key.encode()) % partitions
+
+
+def canary_ids(partitions: int) -> list[str]:
+    """New UUIDs, one for each partition in order: the i-th one's hash leads to partition i."""
+    found: dict[int, str] = {}
+    while len(found) < partitions:
+        uuid = str(uuid4())
+        found.setdefault(partition_of(uuid, partitions), uuid)
+    return [found[partition] for partition in range(partitions)]
+
+
+def canary_messages(uuids: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Key and value of each canary, as the Kafka provider's produce operator wants them."""
+    parts = date_parts(dt.date.fromisoformat(str(FLIGHT["FlightDate"])))
+    for uuid in uuids:
+        now = dt.datetime.now(dt.UTC).isoformat()
+        yield uuid, json.dumps({"UUID": uuid, "Timestamp": now, **FLIGHT, **parts._asdict(), "Canary": True})
+
+
+def all_answered(message: Message, waiting: list[str], deployment: int) -> list[str] | None:
+    """For the Kafka provider's await-message sensor: truthy once each canary in `waiting` was answered.
+
+    The sensor's trigger hands in the same list for every message of its consumer, and starts anew with the full list
+    (and from the same offsets, as it commits none) where the triggerer restarts: so the list may be used up here.
+    """
+    key = message.key()
+    uuid = key.decode(errors="replace") if key else ""
+    if uuid in waiting and _deployment_of(message) == deployment:
+        waiting.remove(uuid)
+        return None if waiting else ["all canaries answered"]
+    return None
+
+
+def _deployment_of(message: Message) -> Any:
+    try:
+        return json.loads(message.value() or b"null").get("Deployment")
+    except (ValueError, AttributeError):
+        return None
+
+
+def send_canaries(settings: Settings) -> list[str]:
+    """Puts one canary on each partition of the request topic; returns their UUIDs once Kafka has confirmed them.
+
+    Raises CanaryError where Kafka does not confirm within 10 s.
+    """
+    from confluent_kafka import Producer
+    from confluent_kafka.admin import AdminClient
+
+    from flight_delays.topics import partitions
+
+    kafka = {"bootstrap.servers": settings.kafka_bootstrap}
+    uuids = canary_ids(partitions(AdminClient(kafka), REQUEST_TOPIC))
+    failures: list[str] = []
+
+    def confirmed(error: Any, _: Any) -> None:
+        if error is not None:
+            failures.append(str(error))
+
+    producer = Producer(
+        {**kafka, "enable.idempotence": True, "partitioner": PARTITIONER, "message.timeout.ms": 10_000, "linger.ms": 0}
+    )
+    for key, value in canary_messages(uuids):
+        producer.produce(REQUEST_TOPIC, key=key, value=value, on_delivery=confirmed)
+    left = producer.flush(12)
+    if left or failures:
+        raise CanaryError(f"Kafka at {settings.kafka_bootstrap} did not take the canaries: {failures or 'no answer'}")
+    return uuids
+
+
+def await_canaries(
+    db: Database[dict[str, Any]], uuids: Sequence[str], deployment: int, timeout_seconds: float
+) -> float:
+    """Waits until `deployment`'s answer to each canary is in MongoDB; returns the seconds that took.
+
+    Raises CanaryError, naming the partitions without an answer, when `timeout_seconds` have passed.
+    """
+    from flight_delays.store import find_canary
+
+    begin = time.monotonic()
+    missing = dict(enumerate(uuids))
+    while True:
+        missing = {i: uuid for i, uuid in missing.items() if find_canary(db, uuid, deployment) is None}
+        waited = time.monotonic() - begin
+        if not missing:
+            return waited
+        if waited > timeout_seconds:
+            raise CanaryError(
+                f"no answer of deployment {deployment} in MongoDB after {waited:.0f} s for the canaries of partition "
+                f"{', '.join(map(str, missing))}; look at the logs of spark-connect and sink (`make logs`)"
+            )
+        time.sleep(0.05)

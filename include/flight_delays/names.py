@@ -1,0 +1,76 @@
+"""Airflow's nouns, each defined once: DAGs, assets, tags, connections, and what all tasks have in common."""
+
+from __future__ import annotations
+
+import datetime as dt
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from airflow.sdk import Asset
+
+OWNER: Final = "flight-delays"
+
+
+class DagId(StrEnum):
+    """The DAGs; each lives in the file of `dags/` that bears its name."""
+
+    RECORDS = "flight_records"
+    DISTANCES = "origin_dest_distances"
+    TRAINING = "agile_data_science_batch_prediction_model_training"
+    PREDICTOR = "flight_delay_predictor"
+    HEALTH = "flight_delay_predictor_health"
+
+
+class AssetName(StrEnum):
+    """The assets that chain the DAGs: records -> distances and model -> predictor."""
+
+    RECORDS = "flight_records"
+    DISTANCES = "origin_dest_distances"
+    MODEL = "flight_delay_model"
+
+
+class Tag(StrEnum):
+    """The tags by which the DAGs are found in Airflow's UI."""
+
+    DATA = "data"
+    TRAINING = "training"
+    PREDICTOR = "predictor"
+    HEALTH = "health"
+
+
+KAFKA_CONNECTION: Final = "kafka_default"
+KAFKA_CANARY_CONNECTION: Final = "kafka_canary"
+MONGO_CONNECTION: Final = "mongo_default"
+SPARK_CONNECTION: Final = "spark_default"
+
+
+def asset(name: AssetName) -> Asset:
+    """The asset of that name, for schedules, inlets and outlets."""
+    from airflow.sdk import Asset
+
+    return Asset(name=name.value, uri=f"x-flight-delays://{name.value}")
+
+
+def default_args(
+    *, execution_timeout: dt.timedelta = dt.timedelta(minutes=30), retries: int = 3, **more: Any
+) -> dict[str, Any]:
+    """What every task gets: owner, time limit, and retries after 10, 20, 40 s, but none where the data are to blame.
+
+    A `flight_delays.sources.DataError` says that the data or the parameters are wrong: trying again cannot help.
+    """
+    from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+
+    data_error = RetryRule(
+        exception="flight_delays.sources.DataError", action=RetryAction.FAIL, reason="the data or a parameter is wrong"
+    )
+    return {
+        "owner": OWNER,
+        "retries": retries,
+        "retry_delay": dt.timedelta(seconds=10),
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": dt.timedelta(minutes=5),
+        "retry_policy": ExceptionRetryPolicy(rules=[data_error]),
+        "execution_timeout": execution_timeout,
+        **more,
+    }

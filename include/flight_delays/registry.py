@@ -1,0 +1,267 @@
+"""The model registry: immutable version folders and one pointer file that says which of them serves.
+
+    models/
+      20260101T030000Z-1a2b3c4d/   pipeline/ (a Spark PipelineModel) and metadata.json
+      pointer.json                 champion and previous; written last, atomically: the only truth about what serves
+      .staging/                    what is being made; never read as a model, leftovers are swept
+
+A version's name is the time of its training and the first 8 hex digits of a hash over its content, so that damage is
+seen and registering the same folder twice gives one version.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from flight_delays.sources.download import sha256_of, write_atomically
+
+POINTER = "pointer.json"
+METADATA = "metadata.json"
+PIPELINE = "pipeline"
+STAGING = ".staging"
+STAGING_DAYS = 2
+"""Staging folders older than this belong to no run any more (a training run ends within hours)."""
+
+_VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+
+
+class RegistryError(RuntimeError):
+    """The registry's content is not what it should be; the message says what and what to do, in one sentence."""
+
+
+class Params(BaseModel):
+    """What a person may choose for a training run, and what followed from it (`max_bins`)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    trees: int
+    depth: int
+    seed: int
+    holdout_months: int
+    max_bins: int
+
+
+class Period(BaseModel):
+    """The flights of one side of the split: first and last `FlightDate`, and how many."""
+
+    model_config = ConfigDict(frozen=True)
+
+    first: dt.date
+    last: dt.date
+    rows: int
+
+
+class Scores(BaseModel):
+    """What a model reached on `rows` flights. Higher is better for the first two, lower for the other three.
+
+    `macro_f1` is the plain mean of the four buckets' F1, `log_loss` is in nats, `brier` sums over the buckets (0 .. 2),
+    `calibration_error` is the expected calibration error of the most likely bucket.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int
+    accuracy: float
+    macro_f1: float
+    log_loss: float
+    brier: float
+    calibration_error: float
+
+    def __str__(self) -> str:
+        return (
+            f"accuracy {self.accuracy:.3f}, macro-F1 {self.macro_f1:.3f}, log-loss {self.log_loss:.3f}, "
+            f"Brier {self.brier:.3f}, calibration error {self.calibration_error:.3f}"
+        )
+
+
+class Metadata(BaseModel):
+    """`metadata.json`: where a model comes from and how good it is on the holdout."""
+
+    model_config = ConfigDict(frozen=True)
+
+    trained_at: AwareDatetime
+    params: Params
+    categorical: tuple[str, ...]
+    numeric: tuple[str, ...]
+    vocabulary: dict[str, list[str]]
+    training: Period
+    holdout: Period
+    fingerprint: str
+    code_version: str
+    spark_version: str
+    metrics: Scores
+    baselines: dict[str, Scores]
+    training_seconds: float
+
+
+class Pointer(BaseModel):
+    """`pointer.json`: which version serves, and which did before. All None while no model was ever promoted."""
+
+    model_config = ConfigDict(frozen=True)
+
+    champion: str | None = None
+    previous: str | None = None
+    updated_at: AwareDatetime | None = None
+
+
+def stage(models: Path, name: str) -> Path:
+    """An empty staging folder for a run; the same name gives the same folder. Sweeps the leftovers of old runs."""
+    staging = models / STAGING
+    staging.mkdir(parents=True, exist_ok=True)
+    for leftover in staging.iterdir():
+        if leftover.stat().st_mtime < time.time() - STAGING_DAYS * 86_400:
+            shutil.rmtree(leftover, ignore_errors=True)
+    folder = staging / re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def register(models: Path, staged: Path) -> str:
+    """Copies a staged folder into the registry as a new immutable version, and returns the version.
+
+    Returns after all of it is on disk. The same content gives the same version, so a retry changes nothing (`staged`
+    stays where it is for that). A damaged version of the same name is replaced. Raises RegistryError where the staged
+    folder is no complete model.
+    """
+    models.mkdir(parents=True, exist_ok=True)
+    with _locked(models):
+        version = _version_of(staged)
+        target = models / version
+        try:
+            verify(models, version)
+        except RegistryError:
+            pass
+        else:
+            return version
+        (models / STAGING).mkdir(exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix="register-", dir=models / STAGING))
+        try:
+            # Spark's checksum and marker files hold nothing that the content hash does not guard better.
+            shutil.copytree(staged, work / "new", ignore=shutil.ignore_patterns("*.crc", "_SUCCESS"))
+            for path in sorted((work / "new").rglob("*"), reverse=True):
+                if path.is_file():
+                    path.chmod(0o444)
+                _sync(path)
+            _sync(work / "new")
+            if target.exists():
+                target.rename(work / "damaged")
+            (work / "new").rename(target)
+            _sync(models)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return version
+
+
+def promote(models: Path, version: str) -> Pointer:
+    """Makes a version the champion; the champion so far becomes `previous`. Promoting the champion changes nothing.
+
+    Raises RegistryError where the version is missing, incomplete or damaged, or the pointer file is unreadable; the
+    pointer stays as it was.
+    """
+    verify(models, version)
+    with _locked(models):
+        before = read_pointer(models)
+        if before.champion == version:
+            return before
+        after = Pointer(champion=version, previous=before.champion, updated_at=dt.datetime.now(dt.UTC))
+        write_atomically(models / POINTER, after.model_dump_json(indent=2) + "\n")
+        return after
+
+
+def read_pointer(models: Path) -> Pointer:
+    """Which version serves and which did before; an empty `Pointer` where none was ever promoted.
+
+    Raises RegistryError where the file is unreadable.
+    """
+    path = models / POINTER
+    try:
+        return Pointer.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Pointer()
+    except ValidationError as error:
+        raise RegistryError(
+            f"{path} is damaged; expected JSON with champion, previous and updated_at: delete it and promote a version"
+        ) from error
+
+
+def verify(models: Path, version: str) -> None:
+    """Raises RegistryError, in one sentence, where the version is missing, incomplete or not what was registered."""
+    folder = models / version
+    if not _VERSION.fullmatch(version):
+        raise RegistryError(f"{version!r} is no model version; expected one like 20260101T030000Z-1a2b3c4d")
+    if not folder.is_dir():
+        raise RegistryError(f"Model {version} is missing in {models}: choose another version or train a new one")
+    if (found := _version_of(folder)) != version:
+        raise RegistryError(
+            f"Model {version} is damaged: its content hashes to {found}; promote another version or train a new one"
+        )
+
+
+def load_metadata(models: Path, version: str) -> Metadata:
+    """The version's `metadata.json`. Raises RegistryError where it is missing or unreadable."""
+    return _read_metadata(models / version)
+
+
+def versions(models: Path) -> list[str]:
+    """All versions, newest first; not verified."""
+    if not models.is_dir():
+        return []
+    return sorted((path.name for path in models.iterdir() if _VERSION.fullmatch(path.name)), reverse=True)
+
+
+def pipeline_path(models: Path, version: str) -> Path:
+    """The folder that `PipelineModel.load` takes."""
+    return models / version / PIPELINE
+
+
+def _read_metadata(folder: Path) -> Metadata:
+    try:
+        return Metadata.model_validate_json((folder / METADATA).read_bytes())
+    except FileNotFoundError:
+        raise RegistryError(f"Model folder {folder} is incomplete: {METADATA} is missing; train a new one") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise RegistryError(f"{folder / METADATA} is unreadable ({what}); train a new model") from error
+
+
+def _version_of(folder: Path) -> str:
+    """The name that a complete model folder must have."""
+    metadata = _read_metadata(folder)
+    if not (folder / PIPELINE / "stages").is_dir():
+        raise RegistryError(f"Model folder {folder} is incomplete: {PIPELINE}/ is no saved pipeline; train a new one")
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
+        if path.is_file() and path.suffix != ".crc" and path.name != "_SUCCESS":
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n".encode())
+    return f"{metadata.trained_at.astimezone(dt.UTC):%Y%m%dT%H%M%SZ}-{digest.hexdigest()[:8]}"
+
+
+@contextmanager
+def _locked(models: Path) -> Iterator[None]:
+    """One writer at a time; the lock goes with the process."""
+    with (models / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file or a folder's list of names is on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,65 @@
+"""`python -m stack COMMAND`: what the Makefile calls, once the virtual environment is there."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+
+from flight_delays.settings import get_settings
+from stack import console
+from stack.secrets import load_secrets
+from stack.services import BIN, airflow_environment
+from stack.steps import StepFailedError, explain
+from stack.up import down, up
+
+
+def main() -> None:
+    """Runs one command; exit status 1, with what failed and what to do, where it fails."""
+    parser = argparse.ArgumentParser(prog="make", description="The embedded stack.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("up", "start the stack; ends with a predicted flight"),
+        ("down", "stop the stack"),
+        ("status", "show processes, query, model and last canary"),
+        ("topics", "show the Kafka topics"),
+        ("listen", "show the messages as they come"),
+    ):
+        commands.add_parser(name, help=text)
+    commands.add_parser("predictions", help="show the last answers").add_argument("--count", type=int, default=5)
+    commands.add_parser("logs", help="follow the logs").add_argument("service", nargs="?")
+    commands.add_parser("clean", help="remove all state").add_argument("--yes", action="store_true")
+    commands.add_parser("airflow", help="run Airflow's own command line").add_argument("rest", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    settings = get_settings()
+    try:
+        match options.command:
+            case "up":
+                up(settings)
+            case "down":
+                down(settings)
+            case "status":
+                console.status(settings)
+            case "topics":
+                console.topics(settings)
+            case "listen":
+                console.listen(settings)
+            case "predictions":
+                console.predictions(settings, options.count)
+            case "logs":
+                console.logs(settings, options.service)
+            case "clean":
+                console.clean(settings, assume_yes=options.yes)
+            case "airflow":
+                environment = {**os.environ, **airflow_environment(settings, load_secrets(settings))}
+                os.execve(BIN / "airflow", ["airflow", *options.rest], environment)
+    except StepFailedError as error:
+        sys.exit(explain(error))
+    except KeyboardInterrupt:
+        sys.exit("Interrupted. The same command goes on from here.")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.ERROR)
+    main()

@@ -1,0 +1,92 @@
+"""Fetches the JVM parts of the embedded stack with the Ivy that pyspark ships, and checks them against their pins."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from flight_delays.settings import PROJECT, Settings
+
+HERE = Path(__file__).resolve().parent
+PINS = HERE / "jars.sha256"
+"""`<sha256>  <conf>/<file>` a line, as `sha256sum --check` reads it."""
+
+
+def spark_home() -> Path:
+    """The installed pyspark folder: `spark-submit` in a virtual environment's bin may not find it by itself."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("pyspark")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("pyspark is not installed in this environment; run `make up` to install it")
+    return Path(spec.origin).parent
+
+
+def jars(settings: Settings) -> Path:
+    """Folder of the fetched jars, with a sub-folder a configuration of `ivy.xml`."""
+    return settings.home / "jars"
+
+
+def classpath(settings: Settings, conf: str) -> str:
+    """The class path of one configuration, for `java -cp`."""
+    return str(jars(settings) / conf / "*")
+
+
+def fetch(settings: Settings) -> str:
+    """Brings the pinned jars and the compiled embedded MongoDB into `jars()`; says in a word what was done.
+
+    Raises RuntimeError where a download fails or a file is not the pinned one.
+    """
+    stamp = jars(settings) / ".complete"
+    wanted = hashlib.sha256(PINS.read_bytes() + (HERE / "EmbeddedMongo.java").read_bytes()).hexdigest()
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return "cached"
+    staging = jars(settings).with_name(f".jars-{os.getpid()}")
+    shutil.rmtree(staging, ignore_errors=True)
+    _retrieve(staging, settings.ivy_settings)
+    _check(staging)
+    _compile(staging)
+    (staging / ".complete").write_text(wanted)
+    shutil.rmtree(jars(settings), ignore_errors=True)
+    staging.rename(jars(settings))
+    return f"{len(PINS.read_text().splitlines())} files, checked"
+
+
+def _retrieve(target: Path, ivy_settings: str) -> None:
+    ivy = next((spark_home() / "jars").glob("ivy-*.jar"))
+    command = ["java", "-jar", str(ivy), "-ivy", str(HERE / "ivy.xml"), "-types", "jar", "bundle", "-warn"]
+    command += ["-retrieve", f"{target}/[conf]/[artifact]-[revision].[ext]"]
+    if ivy_settings:
+        command += ["-settings", ivy_settings]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
+        raise RuntimeError(
+            f"the JVM artifacts could not be fetched:\n{tail}\n"
+            "Check the network; behind a proxy or mirror, name an Ivy settings file in FLIGHTS_IVY_SETTINGS."
+        )
+
+
+def _check(folder: Path) -> None:
+    pinned = {name: digest for digest, name in (line.split() for line in PINS.read_text().splitlines())}
+    found = {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.glob("*/*.jar"))
+    }
+    wrong = sorted(name for name in pinned.keys() | found.keys() if pinned.get(name) != found.get(name))
+    if wrong:
+        raise RuntimeError(
+            f"these JVM artifacts are not the pinned ones: {', '.join(wrong)}; delete them from Ivy's cache "
+            f"(~/.ivy2/cache) and try again, or compare stack/ivy.xml with {PINS.relative_to(PROJECT)}"
+        )
+
+
+def _compile(folder: Path) -> None:
+    classes = folder / "embedded-mongo"
+    command = ["javac", "-cp", str(folder / "mongo" / "*"), "-d", str(classes), str(HERE / "EmbeddedMongo.java")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"stack/EmbeddedMongo.java does not compile:\n{done.stdout}{done.stderr}")

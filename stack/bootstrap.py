@@ -1,0 +1,131 @@
+"""From a bare machine to the project's virtual environment: Python, JDK, `.venv`, the locked requirements.
+
+Runs under the system's Python, so with the standard library only. Ends by handing over to `python -m stack`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+from stack.steps import Step, StepFailedError, explain, step  # noqa: E402 - the path above comes first
+
+VENV = PROJECT / ".venv"
+PYTHON = VENV / "bin" / "python"
+JDK_VERSIONS = (17, 21)
+
+
+def main(arguments: list[str]) -> None:
+    """`bootstrap.py [--dev] [ARGUMENTS]`: prepares, then runs `python -m stack ARGUMENTS` where there are any."""
+    dev = "--dev" in arguments
+    command = [argument for argument in arguments if argument != "--dev"]
+    try:
+        with step("Python", hint="install Python 3.11 or newer and name it: make up PYTHON=python3.12") as current:
+            if sys.version_info < (3, 11):  # noqa: UP036 - this is the check
+                raise StepFailedError(f"Python {platform.python_version()} is too old: 3.11 or newer is needed")
+            current.say(platform.python_version())
+        with step("JDK") as current:
+            current.say(f"{find_jdk(current)}, {shutil.which('java')}")
+        with step("Python packages", hint="check the network; behind a mirror, name it in UV_DEFAULT_INDEX") as current:
+            install("requirements-dev.txt" if dev else "requirements.txt", current)
+    except StepFailedError as error:
+        raise SystemExit(explain(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit("Interrupted. The same command goes on from here.") from None
+    if command:
+        os.execv(PYTHON, [str(PYTHON), "-m", "stack", *command])
+
+
+def find_jdk(current: Step) -> str:
+    """Puts a fitting JDK first on the PATH and returns its version; installs one where this user may."""
+    if home := os.environ.get("JAVA_HOME"):
+        os.environ["PATH"] = f"{home}/bin{os.pathsep}{os.environ['PATH']}"
+    version = _jdk_version()
+    if version in JDK_VERSIONS:
+        return f"JDK {version}"
+    command = _jdk_command()
+    if version is None and command.startswith("apt-get") and os.geteuid() == 0:
+        current.say("installing with apt-get")
+        subprocess.run(["apt-get", "update", "-qq"], check=False, stdout=subprocess.DEVNULL)
+        subprocess.run(command.split(), check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if (version := _jdk_version()) in JDK_VERSIONS:
+            return f"JDK {version}"
+    found = "none was found" if version is None else f"found is {version}"
+    wanted = " or ".join(map(str, JDK_VERSIONS))
+    raise StepFailedError(
+        f"a JDK {wanted} (java and javac) is needed; {found}",
+        hint=f"install one ({command}), or name its folder in JAVA_HOME",
+    )
+
+
+def _jdk_version() -> int | None:
+    versions = set()
+    for tool in ("java", "javac"):
+        if shutil.which(tool) is None:
+            return None
+        done = subprocess.run([tool, "-version"], capture_output=True, text=True, check=False)
+        match = re.search(r"(?:version \"|javac )(\d+)", done.stdout + done.stderr)
+        versions.add(int(match[1]) if match else 0)
+    return versions.pop() if len(versions) == 1 else 0
+
+
+def _jdk_command() -> str:
+    if platform.system() == "Darwin":
+        return "brew install openjdk@21"
+    for tool, command in (
+        ("apt-get", "apt-get install -y -qq --no-install-recommends default-jdk-headless"),
+        ("dnf", "dnf install -y java-21-openjdk-devel"),
+        ("zypper", "zypper install -y java-21-openjdk-devel"),
+        ("pacman", "pacman -S --noconfirm jdk21-openjdk"),
+        ("apk", "apk add openjdk21-jdk"),
+    ):
+        if shutil.which(tool):
+            return command
+    return "see your system's packages for OpenJDK 21"
+
+
+def install(requirements: str, current: Step) -> None:
+    """Makes `.venv` hold the locked packages and the project itself; does nothing where it does already."""
+    stamp = VENV / f".{requirements}.sha256"
+    inputs = [PROJECT / requirements, PROJECT / "pyproject.toml", PROJECT / "stack" / "uv.txt"]
+    wanted = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()
+    if stamp.is_file() and stamp.read_text() == wanted:
+        current.say("as locked")
+        return
+    log = VENV / "install.log"
+    if not PYTHON.exists():
+        current.say("making .venv")
+        _run([sys.executable, "-m", "venv", "--clear", str(VENV)], None, "install the package python3-venv")
+    current.say("installing the installer")
+    _run([str(PYTHON), "-m", "pip", "install", "-q", "--require-hashes", "-r", "stack/uv.txt"], log, "")
+    uv = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", str(PYTHON)]
+    current.say(f"installing {requirements}")
+    _run([*uv, "--require-hashes", "--compile-bytecode", "-r", requirements], log, "")
+    _run([*uv, "--no-deps", "--no-build-isolation", "--editable", "."], log, "")
+    stamp.write_text(wanted)
+    current.say(f"{requirements} installed")
+
+
+def _run(command: list[str], log: Path | None, hint: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT)
+    if log is not None:
+        log.write_text(done.stdout + done.stderr)
+    if done.returncode != 0:
+        raise StepFailedError(
+            f"`{' '.join(command)}` failed" + ("" if log else f": {(done.stdout + done.stderr).strip()}"),
+            hint=hint,
+            log=log,
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

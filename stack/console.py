@@ -1,0 +1,160 @@
+"""The console steps: status, topics, listen, predictions, logs, clean."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flight_delays import predictor, registry, store
+from flight_delays.contract import TOPICS
+from flight_delays.settings import Settings
+from stack.secrets import load_secrets
+from stack.services import services
+from stack.steps import StepFailedError
+from stack.supervisor import Supervisor
+
+
+def status(settings: Settings) -> None:
+    """Prints processes, streaming query, model in service and last canary. Raises StepFailedError where one is ill."""
+    secrets = load_secrets(settings)
+    supervisor = Supervisor(settings, secrets)
+    if not supervisor.running():
+        raise StepFailedError("the stack does not run", hint="make up")
+    console = Console(highlight=False)
+    table = Table(title=f"Processes of {settings.home}", title_justify="left")
+    for column in ("service", "process", "asked itself", "memory"):
+        table.add_column(column, justify="right" if column == "memory" else "left", overflow="fold")
+    states, ill = supervisor.states(), []
+    for service in services(settings, secrets):
+        state = states[service.name]
+        try:
+            service.ready(settings)
+            answer = "ready"
+        except Exception as error:  # noqa: BLE001 - the reason is what is shown
+            answer = f"ill: {error}"
+            ill.append(service.name)
+        memory = f"{_memory(state['pid']) / 2**20:.0f} MiB" if state["pid"] else ""
+        table.add_row(service.name, f"{state['statename'].lower()}, {state['description']}", answer, memory)
+    console.print(table)
+    console.print(f"memory in all: {_memory(supervisor.pid()) / 2**20:.0f} MiB (proportional set size)")
+    ill += _predictor_status(settings, console)
+    if ill:
+        raise StepFailedError(
+            f"ill: {', '.join(ill)}", hint="make logs; a run of the DAG flight_delay_predictor repairs"
+        )
+
+
+def _predictor_status(settings: Settings, console: Console) -> list[str]:
+    pointer = registry.read_pointer(settings.models)
+    console.print(f"model in service: champion {pointer.champion or 'none yet'}, previous {pointer.previous or 'none'}")
+    try:
+        deployment = predictor.check(settings)
+    except Exception as error:  # noqa: BLE001 - the reason is what is shown
+        console.print(f"streaming query: ill: {error}")
+        return ["streaming query"]
+    if deployment is None:
+        console.print("streaming query: not deployed yet")
+        return []
+    console.print(
+        f"streaming query: active, deployment {deployment.generation} of model {deployment.version} "
+        f"since {deployment.started_at:%Y-%m-%d %H:%M:%S} UTC"
+    )
+    last = store.last_canary(store.connect(settings))
+    console.print(f"last canary: {last['PredictedAt']:%Y-%m-%d %H:%M:%S} UTC" if last else "last canary: none yet")
+    return []
+
+
+def _memory(pid: int) -> int:
+    """Proportional set size in bytes of a process and all below it (resident size where the system has no such)."""
+    import psutil
+
+    total = 0
+    try:
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            info = process.memory_full_info()
+            total += getattr(info, "pss", info.rss)
+    except psutil.Error:
+        pass
+    return total
+
+
+def topics(settings: Settings) -> None:
+    """Prints the topics with partitions and numbers of messages."""
+    from confluent_kafka import Consumer, TopicPartition
+
+    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "console"})
+    found = consumer.list_topics(timeout=10).topics
+    table = Table("topic", "partitions", "messages")
+    for topic in TOPICS:
+        if topic in found:
+            marks = [consumer.get_watermark_offsets(TopicPartition(topic, p)) for p in found[topic].partitions]
+            table.add_row(topic, str(len(marks)), str(sum(high - low for low, high in marks)))
+    Console().print(table)
+    consumer.close()
+
+
+def listen(settings: Settings) -> None:
+    """Prints the messages of all topics as they come, until interrupted."""
+    from confluent_kafka import Consumer
+
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.kafka_bootstrap,
+            "group.id": f"console-{os.getpid()}-{time.time():.0f}",
+            "auto.offset.reset": "latest",
+            "enable.auto.commit": False,
+        }
+    )
+    consumer.subscribe(list(TOPICS))
+    print("Listening to all topics; Ctrl-C ends it.", file=sys.stderr)
+    try:
+        while True:
+            message = consumer.poll(1)
+            if message is not None and message.error() is None:
+                value = (message.value() or b"").decode(errors="replace")
+                print(f"{message.topic()}[{message.partition()}]@{message.offset()} {value}", flush=True)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        consumer.close()
+
+
+def predictions(settings: Settings, count: int) -> None:
+    """Prints the last answers, newest first, a JSON document a line."""
+    for document in store.last_predictions(store.connect(settings), count):
+        print(json.dumps(document, default=_text))
+
+
+def _text(value: Any) -> str:
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def logs(settings: Settings, service: str | None) -> None:
+    """Follows the logs of one service, or of all."""
+    files = sorted((settings.home / "logs").glob(f"{service or '*'}.log"))
+    if not files:
+        raise StepFailedError(
+            f"there is no log of {service or 'any service'} in {settings.home / 'logs'}", hint="make up"
+        )
+    os.execvp("tail", ["tail", "-n", "30", "-F", *map(str, files)])
+
+
+def clean(settings: Settings, *, assume_yes: bool) -> None:
+    """Removes all state of a stopped stack, after asking."""
+    if Supervisor(settings, load_secrets(settings)).running():
+        raise StepFailedError("the stack is running", hint="make down")
+    if not assume_yes:
+        answer = input(f"Remove {settings.home} with all data, models, answers and passwords in it? [y/N] ")
+        if answer.strip().lower() not in ("y", "yes"):
+            print("Nothing was removed.")
+            return
+    shutil.rmtree(settings.home)
+    print(f"Removed {settings.home}.")

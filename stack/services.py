@@ -1,0 +1,337 @@
+"""The services of the embedded stack: how each is started, and how it is asked whether it is ready."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flight_delays.settings import LOOPBACK, PROJECT, Settings
+from stack import artifacts
+from stack.secrets import Secrets, write_private
+
+BIN = Path(sys.executable).parent
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Service:
+    """One process under the process manager; `ready` raises, with a reason, until the service answers."""
+
+    name: str
+    command: list[str]
+    ready: Callable[[Settings], None]
+    environment: dict[str, str] = field(default_factory=dict)
+    stop_seconds: int = 20
+    autostart: bool = True
+    ports: tuple[str, ...] = ()
+    """The settings fields of the ports it listens on."""
+
+
+def services(settings: Settings, secrets: Secrets) -> list[Service]:
+    """Every service of this installation, in the order in which they depend on each other."""
+    mongo = [] if settings.mongo_is_external else [_mongo(settings)]
+    airflow = airflow_environment(settings, secrets)
+    return [
+        *mongo,
+        _kafka(settings),
+        _spark_connect(settings),
+        Service("sink", [sys.executable, "-m", "flight_delays.sink"], _sink_ready),
+        Service(
+            "web",
+            [str(BIN / "gunicorn"), "--config", str(PROJECT / "webapp" / "gunicorn.conf.py"), "webapp:create_app()"],
+            _web_ready,
+            ports=("port_web",),
+        ),
+        *(
+            Service(
+                f"airflow-{name}",
+                [str(BIN / "airflow"), name, *arguments],
+                ready,
+                environment=airflow,
+                autostart=False,  # after the metadata database is migrated
+                stop_seconds=30,
+                ports=ports,
+            )
+            for name, arguments, ready, ports in (
+                (
+                    "api-server",
+                    ["--host", LOOPBACK, "--port", str(settings.port_airflow), "--workers", "1"],
+                    _airflow_ready("metadatabase"),
+                    ("port_airflow",),
+                ),
+                ("scheduler", ["--skip-serve-logs"], _airflow_ready("scheduler"), ()),
+                ("dag-processor", [], _airflow_ready("dag_processor"), ()),
+                ("triggerer", ["--skip-serve-logs"], _airflow_ready("triggerer"), ()),
+            )
+        ),
+    ]
+
+
+# --- MongoDB ---------------------------------------------------------------------------------------------------------
+
+
+def _mongo(settings: Settings) -> Service:
+    folder = settings.home / "mongo"
+    folder.mkdir(parents=True, exist_ok=True)
+    if (mongod := shutil.which("mongod")) is not None:
+        command = [mongod, "--dbpath", str(folder), "--bind_ip", LOOPBACK, "--port", str(settings.port_mongo)]
+    else:
+        classpath = f"{artifacts.jars(settings) / 'embedded-mongo'}:{artifacts.classpath(settings, 'mongo')}"
+        command = [*_java(192), "-cp", classpath, "EmbeddedMongo"]
+        command += [str(settings.port_mongo), str(folder / "embedded.mv.db")]
+    return Service("mongo", command, _mongo_ready, ports=("port_mongo",))
+
+
+def _mongo_ready(settings: Settings) -> None:
+    from flight_delays.store import connect
+
+    database = connect(settings, serverSelectionTimeoutMS=1000)
+    try:
+        database.command("ping")
+    finally:
+        database.client.close()
+
+
+# --- Kafka -----------------------------------------------------------------------------------------------------------
+
+
+def _java(heap_mib: int, *, start_mib: int = 64) -> list[str]:
+    """The Java launcher with a bounded heap; the serial collector is the smallest, more gains little on 2 cores."""
+    return ["java", f"-Xms{start_mib}m", f"-Xmx{heap_mib}m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
+
+
+def _kafka(settings: Settings) -> Service:
+    folder = settings.home / "kafka"
+    folder.mkdir(parents=True, exist_ok=True)
+    listeners = f"PLAINTEXT://{LOOPBACK}:{settings.port_kafka},CONTROLLER://{LOOPBACK}:{settings.port_kafka_controller}"
+    properties = {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": f"1@{LOOPBACK}:{settings.port_kafka_controller}",
+        "controller.listener.names": "CONTROLLER",
+        "listeners": listeners,
+        "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{settings.port_kafka}",
+        "log.dirs": str(folder / "data"),
+        "auto.create.topics.enable": "false",  # topics are made by the DAG, with the contract's partitions
+        "offsets.topic.replication.factor": "1",
+        "offsets.topic.num.partitions": "4",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "transaction.state.log.num.partitions": "1",
+        "share.coordinator.state.topic.replication.factor": "1",
+        "share.coordinator.state.topic.min.isr": "1",
+        "group.initial.rebalance.delay.ms": "0",  # one consumer a group: nobody to wait for
+        "log.segment.bytes": str(128 * MIB),
+        "log.cleaner.dedupe.buffer.size": str(8 * MIB),
+        "num.network.threads": "2",
+        "num.io.threads": "4",
+        # One broker, one disk: an acknowledged request must survive the machine, not only the process.
+        "log.flush.interval.ms": "1000",
+    }
+    (folder / "server.properties").write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+    shutil.copy(PROJECT / "stack" / "log4j2.properties", folder / "log4j2.properties")
+    cluster = folder / "cluster.id"
+    if not cluster.exists():
+        cluster.write_text(uuid.uuid4().hex[:22])
+    java = [*_java(512), f"-Dlog4j2.configurationFile={folder / 'log4j2.properties'}"]
+    java += ["-cp", artifacts.classpath(settings, "kafka")]
+    storage = [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted"]
+    storage += ["--cluster-id", cluster.read_text(), "--config", str(folder / "server.properties")]
+    start = [*java, "kafka.Kafka", str(folder / "server.properties")]
+    if (folder / "data" / "meta.properties").exists():
+        command = start
+    else:
+        command = ["sh", "-c", f"{_quoted(storage)} && exec {_quoted(start)}"]
+    return Service("kafka", command, _kafka_ready, stop_seconds=30, ports=("port_kafka", "port_kafka_controller"))
+
+
+def _quoted(command: list[str]) -> str:
+    import shlex
+
+    return shlex.join(command)
+
+
+def _kafka_ready(settings: Settings) -> None:
+    from confluent_kafka.admin import AdminClient
+
+    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0})
+    client.list_topics(timeout=2)
+
+
+# --- Spark Connect ---------------------------------------------------------------------------------------------------
+
+SPARK_CONNECT_CORES = 6
+"""Task slots: a real-time query holds one a partition for ever, twice that during a swap, and two are for the rest."""
+
+
+def _spark_connect(settings: Settings) -> Service:
+    folder = settings.home / "spark"
+    folder.mkdir(parents=True, exist_ok=True)
+    conf = {
+        "spark.connect.grpc.binding.address": LOOPBACK,
+        "spark.connect.grpc.binding.port": str(settings.port_spark_connect),
+        # A session without a call for an hour would end, and its query with it.
+        "spark.connect.session.manager.defaultSessionTimeout": "-1",
+        "spark.ui.port": str(settings.port_spark_ui),
+        "spark.port.maxRetries": "0",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.ui.retainedJobs": "50",
+        "spark.ui.retainedStages": "50",
+        "spark.ui.retainedTasks": "1000",
+        "spark.sql.ui.retainedExecutions": "50",
+        "spark.sql.streaming.numRecentProgressUpdates": "10",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": "2",
+        "spark.local.dir": str(folder / "tmp"),
+        "spark.sql.warehouse.dir": str(folder / "warehouse"),
+        "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:+ExitOnOutOfMemoryError",
+    }
+    command = [str(artifacts.spark_home() / "bin" / "spark-submit")]
+    command += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer"]
+    command += ["--master", f"local[{max(SPARK_CONNECT_CORES, 3 * settings.topic_partitions)}]"]
+    command += ["--driver-memory", "768m", "--name", "flight-delay-predictor"]
+    command += ["--jars", ",".join(str(jar) for jar in sorted((artifacts.jars(settings) / "spark").glob("*.jar")))]
+    for key, value in conf.items():
+        command += ["--conf", f"{key}={value}"]
+    return Service(
+        "spark-connect",
+        [*command, "spark-internal"],
+        _spark_connect_ready,
+        environment=spark_environment(),
+        ports=("port_spark_connect", "port_spark_ui"),
+    )
+
+
+def spark_environment() -> dict[str, str]:
+    """What every Spark driver needs: its home, the project's Python, and loopback only."""
+    return {
+        "SPARK_HOME": str(artifacts.spark_home()),
+        "SPARK_LOCAL_IP": LOOPBACK,
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_DRIVER_PYTHON": sys.executable,
+    }
+
+
+def _spark_connect_ready(settings: Settings) -> None:
+    from flight_delays.predictor import ping
+
+    ping(settings)
+
+
+# --- our own ---------------------------------------------------------------------------------------------------------
+
+
+def _sink_ready(settings: Settings) -> None:
+    from flight_delays.sink import check
+
+    check(settings)
+
+
+def _web_ready(settings: Settings) -> None:
+    _get(f"http://{LOOPBACK}:{settings.port_web}/healthz")
+
+
+def _get(url: str) -> str:
+    import httpx
+
+    response = httpx.get(url, timeout=5)
+    if response.is_error:
+        raise RuntimeError(f"{url} answers {response.status_code}: {response.text[:300]}")
+    return response.text
+
+
+# --- Airflow ---------------------------------------------------------------------------------------------------------
+
+
+def _airflow_ready(component: str) -> Callable[[Settings], None]:
+    def ready(settings: Settings) -> None:
+        health = json.loads(_get(f"http://{LOOPBACK}:{settings.port_airflow}/api/v2/monitor/health"))
+        state = (health.get(component) or {}).get("status")
+        if state != "healthy":
+            raise RuntimeError(f"Airflow's {component} is {state}")
+
+    return ready
+
+
+def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:
+    """Airflow's configuration and connections, as its own variables: the same for start-up, tests and the console."""
+    home = settings.home / "airflow"
+    home.mkdir(parents=True, exist_ok=True)
+    passwords = home / "passwords.json"
+    write_private(passwords, json.dumps({"admin": secrets.airflow_password}))
+    api = f"http://{LOOPBACK}:{settings.port_airflow}"
+    options = {
+        "CORE__DAGS_FOLDER": PROJECT / "dags",
+        "CORE__PLUGINS_FOLDER": PROJECT / "plugins",
+        "CORE__EXECUTOR": "LocalExecutor",
+        "CORE__PARALLELISM": 4,
+        "CORE__LOAD_EXAMPLES": False,
+        "CORE__FERNET_KEY": secrets.airflow_fernet_key,
+        "CORE__EXECUTION_API_SERVER_URL": f"{api}/execution/",
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": passwords,
+        "API__BASE_URL": api,
+        "API__SECRET_KEY": secrets.airflow_secret_key,
+        "API_AUTH__JWT_SECRET": secrets.airflow_jwt_secret,
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        "DATABASE__LOAD_DEFAULT_CONNECTIONS": False,
+        "LOGGING__BASE_LOG_FOLDER": home / "logs",
+        "LOGGING__COLORED_CONSOLE_LOG": False,
+        "DAG_PROCESSOR__PARSING_PROCESSES": 1,
+        "DAG_PROCESSOR__REFRESH_INTERVAL": 60,
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 60,
+        "DAG_PROCESSOR__PRINT_STATS_INTERVAL": 0,
+        "SCHEDULER__USE_JOB_SCHEDULE": True,
+        "USAGE_DATA_COLLECTION__ENABLED": False,
+    }
+    spark = {
+        "conn_type": "spark",
+        "host": settings.spark_master,
+        "extra": {"deploy-mode": "client", "spark-binary": "spark-submit"},
+    }
+    connections = {"SPARK_DEFAULT": spark, "MONGO_DEFAULT": _mongo_connection(settings), **_kafka_connections(settings)}
+    return {
+        "AIRFLOW_HOME": str(home),
+        **{f"AIRFLOW__{name}": str(value) for name, value in options.items()},
+        **{f"AIRFLOW_CONN_{name}": json.dumps(value) for name, value in connections.items()},
+        **spark_environment(),
+        "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PYTHONDONTWRITEBYTECODE": "",
+        "NO_PROXY": "127.0.0.1,localhost",
+    }
+
+
+def _mongo_connection(settings: Settings) -> dict[str, object]:
+    from pymongo.uri_parser import parse_uri
+
+    from flight_delays.contract import DATABASE
+
+    parsed = parse_uri(settings.mongo_uri)
+    host, port = parsed["nodelist"][0]
+    return {
+        "conn_type": "mongo",
+        "host": host,
+        "port": port,
+        "login": parsed["username"],
+        "password": parsed["password"],
+        "schema": parsed["database"] or DATABASE,
+        "extra": {**parsed["options"]},
+    }
+
+
+def _kafka_connections(settings: Settings) -> dict[str, dict[str, object]]:
+    servers = {"bootstrap.servers": settings.kafka_bootstrap}
+    consumer = {"group.id": "flight_delay_predictor_health", "enable.auto.commit": False, "auto.offset.reset": "latest"}
+    return {
+        "KAFKA_DEFAULT": {
+            "conn_type": "kafka",
+            "extra": {**servers, "partitioner": "consistent", "enable.idempotence": True, "message.timeout.ms": 10_000},
+        },
+        "KAFKA_CANARY": {"conn_type": "kafka", "extra": {**servers, **consumer}},
+    }

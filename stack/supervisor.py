@@ -1,0 +1,148 @@
+"""The process manager (supervisord) of one installation: its configuration, its start, and a client for it."""
+
+from __future__ import annotations
+
+import http.client
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from xmlrpc.client import Fault, ServerProxy
+
+from flight_delays.settings import LOOPBACK, PROJECT, Settings
+from stack.secrets import Secrets, write_private
+from stack.services import Service
+
+LOG_BYTES = 5 * 1024 * 1024
+LOG_BACKUPS = 2
+
+
+class Supervisor:
+    """The process manager of the installation under `settings.home`."""
+
+    def __init__(self, settings: Settings, secrets: Secrets) -> None:
+        self._settings = settings
+        self._password = secrets.supervisor_password
+        address = f"{LOOPBACK}:{settings.port_supervisor}"
+        self._rpc: Any = ServerProxy(f"http://flights:{self._password}@{address}/RPC2", allow_none=True).supervisor
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the services' logs."""
+        return self._settings.home / "logs"
+
+    def running(self) -> bool:
+        """Whether the process manager answers. Raises RuntimeError where the port is somebody else's."""
+        try:
+            return bool(self._rpc.getState()["statename"] == "RUNNING")
+        except ConnectionError:
+            return False
+        except (Fault, http.client.HTTPException, Exception) as error:
+            raise RuntimeError(
+                f"port {self._settings.port_supervisor} is taken by something that is not this stack's process manager "
+                f"({error}); move it with FLIGHTS_PORT_SUPERVISOR or all ports with FLIGHTS_PORT_OFFSET"
+            ) from error
+
+    def start(self, services: list[Service]) -> None:
+        """Starts the process manager in the background, which starts the services with `autostart`."""
+        run = self._settings.home / "run"
+        run.mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir(parents=True, exist_ok=True)
+        conf = run / "supervisord.conf"
+        write_private(conf, self._configuration(services, run))
+        command = [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "--configuration", str(conf)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT)
+        if done.returncode != 0:
+            raise RuntimeError(f"the process manager did not start: {(done.stderr or done.stdout).strip()}")
+        deadline = time.monotonic() + 15
+        while not self.running():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the process manager does not answer; see {run / 'supervisord.log'}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Stops every service, then the process manager; returns when all are gone."""
+        pid = self.pid()
+        self._rpc.shutdown()
+        import psutil
+
+        try:
+            psutil.Process(pid).wait(timeout=90)
+        except psutil.NoSuchProcess:
+            pass
+        except psutil.TimeoutExpired as error:
+            raise RuntimeError(f"the process manager (process {pid}) did not stop within 90 s") from error
+
+    def pid(self) -> int:
+        """The process manager's own process."""
+        return int(self._rpc.getPID())
+
+    def states(self) -> dict[str, dict[str, Any]]:
+        """What supervisord says of each process: `statename`, `pid`, `description` and more, by name."""
+        return {info["name"]: info for info in self._rpc.getAllProcessInfo()}
+
+    def start_service(self, name: str) -> None:
+        """Starts one service where it does not run yet."""
+        if self.states()[name]["statename"] in ("STOPPED", "EXITED", "FATAL"):
+            self._rpc.startProcess(name, False)
+
+    def stop_service(self, name: str) -> None:
+        """Stops one service and waits until it has ended."""
+        if self.states()[name]["statename"] not in ("STOPPED", "EXITED", "FATAL"):
+            self._rpc.stopProcess(name)
+
+    def _configuration(self, services: list[Service], run: Path) -> str:
+        sections = [
+            f"""
+[supervisord]
+logfile = {run}/supervisord.log
+logfile_maxbytes = {LOG_BYTES}
+logfile_backups = 1
+pidfile = {run}/supervisord.pid
+childlogdir = {self.logs}
+directory = {PROJECT}
+minfds = 1024
+identifier = flight-delays
+
+[inet_http_server]
+port = {LOOPBACK}:{self._settings.port_supervisor}
+username = flights
+password = {self._password}
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+"""
+        ]
+        sections += [self._program(service) for service in services]
+        return "\n".join(sections).replace("\n\n\n", "\n\n")
+
+    def _program(self, service: Service) -> str:
+        environment = ",".join(f"{key}='{value}'" for key, value in service.environment.items())
+        command = " ".join(_argument(word) for word in service.command)
+        return f"""
+[program:{service.name}]
+command = {_escape(command)}
+environment = {_escape(environment)}
+autostart = {str(service.autostart).lower()}
+autorestart = true
+startsecs = 2
+startretries = 1000000
+stopwaitsecs = {service.stop_seconds}
+stopasgroup = false
+killasgroup = true
+redirect_stderr = true
+stdout_logfile = {self.logs}/{service.name}.log
+stdout_logfile_maxbytes = {LOG_BYTES}
+stdout_logfile_backups = {LOG_BACKUPS}
+"""
+
+
+def _argument(word: str) -> str:
+    import shlex
+
+    return shlex.quote(word)
+
+
+def _escape(text: str) -> str:
+    return text.replace("%", "%%")

@@ -1,0 +1,281 @@
+"""`make up` and `make down`: from nothing, or from wherever the last one was interrupted, to a predicted flight."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from flight_delays import canary, predictor, registry, store
+from flight_delays.names import DagId
+from flight_delays.settings import LOOPBACK, Settings
+from stack import artifacts
+from stack.airflow_api import ACTIVE, AirflowApi
+from stack.secrets import Secrets, load_secrets
+from stack.services import BIN, Service, airflow_environment, services
+from stack.steps import Step, StepFailedError, step
+from stack.supervisor import Supervisor
+
+SERVICE_SECONDS = 180
+DAGS_SECONDS = 120
+CHAIN_SECONDS = 1500
+ANSWER_SECONDS = 60
+
+
+def up(settings: Settings) -> None:
+    """Starts what does not run yet and returns once a flight came back predicted. Raises StepFailedError."""
+    begin = time.monotonic()
+    with _locked(settings):
+        secrets = load_secrets(settings)
+        with step("JVM artifacts") as current:
+            current.say("fetching and checking")
+            current.say(artifacts.fetch(settings))
+        supervisor = Supervisor(settings, secrets)
+        wanted = services(settings, secrets)
+        started = _start(settings, supervisor, wanted, secrets)
+        for service in wanted:
+            with step(service.name, log=supervisor.logs / f"{service.name}.log", hint="make logs") as current:
+                _await_ready(settings, supervisor, service, current)
+        with step("DAGs", log=supervisor.logs / "airflow-dag-processor.log") as current:
+            api = _await_dags(settings, secrets, current)
+        prediction = _predict_on_the_way(settings) if not started else None
+        if prediction is None:
+            with step(
+                "predictor", hint="open Airflow, look at the failed task's log, mend, and `make up` again"
+            ) as current:
+                _await_predictor(settings, api, current)
+            with step("prediction", log=supervisor.logs / "spark-connect.log", hint="make status") as current:
+                current.say("a flight is on its way")
+                prediction = submit_flight(settings, ANSWER_SECONDS)
+                current.say("came back")
+        _show(settings, secrets, prediction, time.monotonic() - begin)
+
+
+def down(settings: Settings) -> None:
+    """Stops every process of this installation; its state stays."""
+    with _locked(settings), step("stack") as current:
+        supervisor = Supervisor(settings, load_secrets(settings))
+        if not supervisor.running():
+            current.say("was not running")
+            return
+        current.say("stopping")
+        supervisor.stop()
+        current.say("stopped; state stays in " + str(settings.home))
+
+
+@contextmanager
+def _locked(settings: Settings) -> Iterator[None]:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StepFailedError(
+                f"another `make up` or `make down` is at work on {settings.home}", hint="wait for it to end"
+            ) from None
+        yield
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def _start(settings: Settings, supervisor: Supervisor, wanted: list[Service], secrets: Secrets) -> bool:
+    with step("process manager") as current:
+        if supervisor.running():
+            current.say("runs already")
+            return False
+        _check_ports(settings, wanted)
+        supervisor.start(wanted)
+        current.say("started")
+    with step("Airflow's database", log=supervisor.logs / "airflow-db.log") as current:
+        current.say("migrating")
+        current.say(_migrate(settings, supervisor, secrets))
+    for service in wanted:
+        supervisor.start_service(service.name)
+    return True
+
+
+def _check_ports(settings: Settings, wanted: list[Service]) -> None:
+    for name in [*(port for service in wanted for port in service.ports), "port_supervisor"]:
+        port = getattr(settings, name)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                description = type(settings).model_fields[name].description
+                raise StepFailedError(
+                    f"port {port} ({description}) is taken by another program",
+                    hint=f"end that program, or move the port: FLIGHTS_{name.upper()}=… (before the offset) or all ports: "
+                    f"FLIGHTS_PORT_OFFSET={settings.port_offset + 1000} make up",
+                ) from None
+
+
+def _migrate(settings: Settings, supervisor: Supervisor, secrets: Secrets) -> str:
+    from importlib.metadata import version
+
+    stamp = settings.home / "airflow" / ".migrated"
+    if stamp.is_file() and stamp.read_text() == version("apache-airflow"):
+        return "as it was"
+    log = supervisor.logs / "airflow-db.log"
+    environment = {**os.environ, **airflow_environment(settings, secrets)}
+    with log.open("w") as file:
+        done = subprocess.run(
+            [str(BIN / "airflow"), "db", "migrate"], env=environment, stdout=file, stderr=file, check=False
+        )
+    if done.returncode != 0:
+        raise StepFailedError("`airflow db migrate` failed", log=log)
+    stamp.write_text(version("apache-airflow"))
+    return "migrated"
+
+
+def _await_ready(settings: Settings, supervisor: Supervisor, service: Service, current: Step) -> None:
+    deadline = time.monotonic() + SERVICE_SECONDS
+    while True:
+        process = supervisor.states()[service.name]
+        if process["statename"] in ("STOPPED", "EXITED", "FATAL"):
+            supervisor.start_service(service.name)
+        try:
+            service.ready(settings)
+        except Exception as error:
+            if time.monotonic() > deadline:
+                raise StepFailedError(f"{service.name} is not ready after {SERVICE_SECONDS} s: {error}") from error
+            current.say("starting")
+            time.sleep(0.3)
+        else:
+            current.say("ready")
+            return
+
+
+# --- Airflow ---------------------------------------------------------------------------------------------------------
+
+
+def _await_dags(settings: Settings, secrets: Secrets, current: Step) -> AirflowApi:
+    deadline = time.monotonic() + DAGS_SECONDS
+    api = AirflowApi(settings, secrets)
+    while missing := [dag for dag in DagId if dag not in api.dags()]:
+        if errors := api.import_errors():
+            raise StepFailedError("a DAG file cannot be imported:\n" + errors[0])
+        if time.monotonic() > deadline:
+            raise StepFailedError(f"Airflow has not found the DAGs {', '.join(missing)} after {DAGS_SECONDS} s")
+        current.say(f"waiting for {len(missing)}")
+        time.sleep(0.5)
+    for dag_id, dag in api.dags().items():
+        if dag_id in list(DagId) and dag["is_paused"]:
+            api.unpause(dag_id)
+    current.say(f"{len(DagId)} parsed, unpaused")
+    return api
+
+
+CHAIN = (DagId.RECORDS, DagId.DISTANCES, DagId.TRAINING, DagId.PREDICTOR)
+
+
+def _await_predictor(settings: Settings, api: AirflowApi, current: Step) -> None:
+    """Triggers what leads to a serving predictor, where it is not under way, and follows the runs."""
+    champion = registry.read_pointer(settings.models).champion
+    before = {run["dag_run_id"] for dag in CHAIN for run in api.runs(dag) if run["state"] not in ACTIVE}
+    active = [dag for dag in CHAIN for run in api.runs(dag) if run["state"] in ACTIVE]
+    if champion is None and not active:
+        api.trigger(DagId.RECORDS, {"announce_unchanged": True})
+    elif champion is not None and DagId.PREDICTOR not in active:
+        api.trigger(DagId.PREDICTOR)
+    deadline = time.monotonic() + CHAIN_SECONDS
+    while True:
+        runs = {dag: [run for run in api.runs(dag) if run["dag_run_id"] not in before] for dag in CHAIN}
+        for dag, found in runs.items():
+            for run in found:
+                if run["state"] == "failed":
+                    raise _failed_run(settings, api, dag, run["dag_run_id"])
+        if _serves_champion(settings) and any(run["state"] == "success" for run in runs[DagId.PREDICTOR]):
+            current.say("serves the champion")
+            return
+        if time.monotonic() > deadline:
+            raise StepFailedError(f"no model serves after {CHAIN_SECONDS // 60} minutes")
+        current.say(_running_tasks(api, runs) or "waiting for Airflow")
+        time.sleep(1)
+
+
+def _running_tasks(api: AirflowApi, runs: dict[DagId, list[dict[str, Any]]]) -> str:
+    states = []
+    for dag, found in runs.items():
+        for run in found:
+            if run["state"] == "running":
+                tasks = [task for task in api.tasks(dag, run["dag_run_id"]) if task["state"] == "running"]
+                states += [f"{_short(dag)}: {', '.join(task['task_id'] for task in tasks)}"] if tasks else []
+    return "; ".join(states)
+
+
+def _short(dag: DagId) -> str:
+    return "training" if dag is DagId.TRAINING else str(dag)
+
+
+def _serves_champion(settings: Settings) -> bool:
+    champion = registry.read_pointer(settings.models).champion
+    serving = predictor.read_state(store.connect(settings)).serving
+    return champion is not None and serving is not None and serving.version == champion
+
+
+def _failed_run(settings: Settings, api: AirflowApi, dag: str, run: str) -> StepFailedError:
+    failed = next((task for task in api.tasks(dag, run) if task["state"] == "failed"), None)
+    if failed is None:
+        return StepFailedError(f"the run {run} of the DAG {dag} failed")
+    logs = settings.home / "airflow" / "logs" / f"dag_id={dag}" / f"run_id={run}" / f"task_id={failed['task_id']}"
+    log = max(logs.rglob("*.log"), key=lambda path: path.stat().st_mtime, default=None)
+    return StepFailedError(f"task {failed['task_id']} of the DAG {dag} failed (run {run})", log=log)
+
+
+# --- a flight --------------------------------------------------------------------------------------------------------
+
+
+def submit_flight(settings: Settings, timeout_seconds: float) -> dict[str, Any]:
+    """Submits a flight of a well-known route as the form does and returns the answer. Raises StepFailedError."""
+    flight = {name: str(value) for name, value in canary.FLIGHT.items() if name != "Distance"}
+    with httpx.Client(base_url=f"http://{LOOPBACK}:{settings.port_web}", timeout=40) as client:
+        accepted = client.post("/flights/delays/predict/classify_realtime", data=flight)
+        if accepted.is_error:
+            raise StepFailedError(f"the web app refused a flight with {accepted.status_code}: {accepted.text}")
+        place = f"/flights/delays/predict/classify_realtime/response/{accepted.json()['id']}"
+        deadline = time.monotonic() + timeout_seconds
+        while (left := deadline - time.monotonic()) > 0:
+            answer: dict[str, Any] = client.get(place, params={"wait": f"{min(left, 20):.1f}"}).json()
+            if answer["status"] != "WAIT":
+                return answer
+    raise StepFailedError(f"the flight {accepted.json()['id']} was not predicted within {timeout_seconds:.0f} s")
+
+
+def _predict_on_the_way(settings: Settings) -> dict[str, Any] | None:
+    """On a running stack: the prediction, where the predictor answers at once."""
+    if not _serves_champion(settings):
+        return None
+    try:
+        with step("prediction") as current:
+            prediction = submit_flight(settings, 5)
+            current.say("came back")
+            return prediction
+    except StepFailedError:
+        return None
+
+
+def _show(settings: Settings, secrets: Secrets, answer: dict[str, Any], seconds: float) -> None:
+    if answer["status"] != "OK":
+        raise StepFailedError(f"the flight came back as {answer}")
+    prediction = answer["prediction"]
+    probability = prediction["Probability"][prediction["Prediction"]]
+    flight = f"{prediction['Carrier']}{prediction['FlightNum']} {prediction['Origin']} → {prediction['Dest']}"
+    base = f"http://{LOOPBACK}:"
+    print(f"""
+{flight} on {prediction["FlightDate"][:10]}, {prediction["DepDelay"]:.0f} minutes late at departure:
+  {answer["label"]} ({probability:.0%}), says model {prediction["ModelVersion"]}
+
+  Web form   {base}{settings.port_web}/flights/delays/predict_kafka
+  Airflow    {base}{settings.port_airflow}   user admin, password {secrets.airflow_password}
+  Spark UI   {base}{settings.port_spark_ui}
+
+Up after {seconds:.0f} s. Next: make status, make listen, make logs, make down.""")

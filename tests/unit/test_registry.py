@@ -1,0 +1,227 @@
+"""The model registry on real folders, with crashes in the middle."""
+
+import datetime as dt
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from flight_delays import registry, training
+from flight_delays.registry import Metadata, Params, Period, Pointer, RegistryError, Scores
+from flight_delays.settings import get_settings
+
+SCORES = Scores(rows=50, accuracy=0.5, macro_f1=0.5, log_loss=1.0, brier=0.6, calibration_error=0.02)
+
+
+def stage(folder: Path, *, day: int = 1, weights: str = "weights") -> Path:
+    """A folder as the training job writes it, Spark's checksum and marker files included."""
+    metadata = Metadata(
+        trained_at=dt.datetime(2026, 1, day, 4, 0, 7, 123_456, tzinfo=dt.timezone(dt.timedelta(hours=1))),
+        params=Params(trees=20, depth=5, seed=42, holdout_months=1, max_bins=32),
+        categorical=("Carrier",),
+        numeric=("DepDelay",),
+        vocabulary={"Carrier": ["AA", "UA"]},
+        training=Period(first=dt.date(2013, 1, 1), last=dt.date(2013, 1, 31), rows=100),
+        holdout=Period(first=dt.date(2013, 2, 1), last=dt.date(2013, 2, 28), rows=50),
+        fingerprint="f",
+        code_version="v0.1.0",
+        spark_version="4.2.0",
+        metrics=SCORES,
+        baselines={"commonest_bucket": SCORES},
+        training_seconds=1.5,
+    )
+    data = folder / "pipeline" / "stages" / "0_Forest" / "data"
+    data.mkdir(parents=True)
+    (data / "part-00000.parquet").write_text(weights)
+    (data / ".part-00000.parquet.crc").write_text("checksum")
+    (data / "_SUCCESS").touch()
+    (folder / "metadata.json").write_text(metadata.model_dump_json())
+    return folder
+
+
+@pytest.fixture
+def models(tmp_path):
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def first(models, tmp_path):
+    return registry.register(models, stage(tmp_path / "first", day=1))
+
+
+@pytest.fixture
+def second(models, tmp_path):
+    return registry.register(models, stage(tmp_path / "second", day=2))
+
+
+def weights(models: Path, version: str) -> Path:
+    return registry.pipeline_path(models, version) / "stages" / "0_Forest" / "data" / "part-00000.parquet"
+
+
+def test_a_version_is_time_in_utc_and_content(models, first):
+    assert first.startswith("20260101T030007Z-")
+    assert registry.versions(models) == [first]
+    registry.verify(models, first)
+    assert registry.load_metadata(models, first).vocabulary == {"Carrier": ["AA", "UA"]}
+    assert weights(models, first).read_text() == "weights"
+
+
+def test_the_same_content_gives_the_same_version_once(models, first, tmp_path):
+    before = (models / first).stat().st_ino
+    assert registry.register(models, tmp_path / "first") == first, "a retry with the same folder"
+    assert registry.register(models, stage(tmp_path / "copy", day=1)) == first
+    assert registry.versions(models) == [first]
+    assert (models / first).stat().st_ino == before, "not written anew"
+    other = registry.register(models, stage(tmp_path / "other", day=1, weights="others"))
+    assert other != first
+    assert other[:16] == first[:16]
+
+
+def test_a_copy_without_sparks_marker_files_is_the_same_version(models, first, tmp_path):
+    copy = stage(tmp_path / "copy", day=1)
+    for path in [*copy.rglob("*.crc"), *copy.rglob("_SUCCESS")]:
+        path.unlink()
+    assert registry.register(models, copy) == first
+    assert not [*models.rglob("*.crc"), *models.rglob("_SUCCESS")]
+
+
+def test_files_are_read_only(models, first):
+    assert {path.stat().st_mode & 0o777 for path in (models / first).rglob("*") if path.is_file()} == {0o444}
+
+
+@pytest.mark.parametrize("missing", ["metadata.json", "pipeline"])
+def test_half_a_model_is_not_registered(models, tmp_path, missing):
+    staged = stage(tmp_path / "staged")
+    shutil.move(staged / missing, tmp_path / "away")
+    with pytest.raises(RegistryError, match=f"incomplete: {missing}"):
+        registry.register(models, staged)
+    assert registry.versions(models) == []
+
+
+def test_unreadable_metadata_name_the_field(models, tmp_path):
+    staged = stage(tmp_path / "staged")
+    content = json.loads((staged / "metadata.json").read_text())
+    del content["metrics"]["log_loss"]
+    (staged / "metadata.json").write_text(json.dumps(content))
+    with pytest.raises(RegistryError, match=r"metrics\.log_loss"):
+        registry.register(models, staged)
+
+
+def damage(path: Path) -> None:
+    path.chmod(0o644)
+    path.write_text("damaged")
+
+
+def test_damage_is_seen_and_mended_by_registering_again(models, first, tmp_path):
+    damage(weights(models, first))
+    with pytest.raises(RegistryError, match="damaged: its content hashes to"):
+        registry.verify(models, first)
+    assert registry.register(models, tmp_path / "first") == first
+    registry.verify(models, first)
+    assert weights(models, first).read_text() == "weights"
+
+
+def test_verify_says_what_is_wrong_in_one_sentence(models, first):
+    for version, words in [("20200101T000000Z-00000000", "missing"), ("../first", "is no model version")]:
+        with pytest.raises(RegistryError, match=words) as caught:
+            registry.verify(models, version)
+        assert "\n" not in str(caught.value)
+    (models / first / "extra").touch()
+    with pytest.raises(RegistryError, match="damaged"):
+        registry.verify(models, first)
+    shutil.rmtree(models / first / "pipeline")
+    with pytest.raises(RegistryError, match="incomplete"):
+        registry.verify(models, first)
+
+
+def test_no_pointer_yet(models):
+    assert registry.read_pointer(models) == Pointer(champion=None, previous=None, updated_at=None)
+    assert registry.versions(models) == []
+
+
+def test_promote_keeps_the_champion_before_as_previous(models, first, second):
+    assert registry.promote(models, first).previous is None
+    pointer = registry.promote(models, second)
+    assert (pointer.champion, pointer.previous) == (second, first)
+    assert registry.read_pointer(models) == pointer
+    assert registry.promote(models, second) == pointer, "the champion again: nothing changes, previous least of all"
+    back = registry.promote(models, first)
+    assert (back.champion, back.previous) == (first, second)
+    assert registry.versions(models) == [second, first], "newest first, whatever serves"
+
+
+def test_a_damaged_version_is_not_promoted(models, first, second):
+    before = registry.promote(models, first)
+    damage(weights(models, second))
+    with pytest.raises(RegistryError, match="damaged"):
+        registry.promote(models, second)
+    assert registry.read_pointer(models) == before
+
+
+def test_a_damaged_pointer_says_so(models, first):
+    (models / "pointer.json").write_text('{"champion": 3}')
+    with pytest.raises(RegistryError, match=r"pointer\.json is damaged"):
+        registry.read_pointer(models)
+    with pytest.raises(RegistryError, match=r"pointer\.json is damaged"):
+        registry.promote(models, first)
+
+
+def test_readers_never_see_half_a_pointer(models, first, second):
+    registry.promote(models, first)
+    seen, done = set(), threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.add(registry.read_pointer(models).champion)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for version in [second, first] * 50:
+        registry.promote(models, version)
+    done.set()
+    reader.join()
+    assert seen <= {first, second}
+
+
+def test_a_crash_before_the_rename_leaves_nothing_that_looks_like_a_model(models, first, tmp_path, monkeypatch):
+    registry.promote(models, first)
+    staged = stage(tmp_path / "staged", day=3)
+
+    def crash(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", crash)
+        with pytest.raises(KeyboardInterrupt):
+            registry.register(models, staged)
+    assert registry.versions(models) == [first]
+    assert registry.read_pointer(models).champion == first
+    assert registry.register(models, staged) in registry.versions(models)
+
+
+def test_staging_is_emptied_for_a_retry_and_old_leftovers_go(models, first):
+    folder = registry.stage(models, "scheduled__2026-01-05T04:00:00+00:00/../x")
+    assert folder.parent == models / ".staging"
+    (folder / "half").touch()
+    old = registry.stage(models, "old")
+    os.utime(old, (0, 0))
+    assert registry.stage(models, "scheduled__2026-01-05T04:00:00+00:00/../x") == folder
+    assert list(folder.iterdir()) == []
+    assert not old.exists()
+    assert registry.versions(models) == [first]
+
+
+def test_the_dags_steps_end_in_what_the_asset_event_says(models, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLIGHTS_HOME", str(models.parent))
+    get_settings.cache_clear()
+    try:
+        version = training.register(str(stage(tmp_path / "staged")))
+        event = training.promote(version)
+    finally:
+        get_settings.cache_clear()
+    assert event == {"version": version, **SCORES.model_dump()}
+    assert json.loads(json.dumps(event)) == event
+    assert registry.read_pointer(models).champion == version

@@ -16,7 +16,6 @@ from airflow.sdk import TriggerRule, dag, task
 from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC
 from flight_delays.names import KAFKA_CANARY_CONNECTION, KAFKA_CONNECTION, DagId, Tag, default_args
 from flight_delays.settings import get_settings
-from flight_delays_airflow import health
 
 
 @dag(
@@ -32,6 +31,8 @@ from flight_delays_airflow import health
 def flight_delay_predictor_health() -> None:
     @task
     def query_is_active() -> dict[str, Any]:
+        from flight_delays_airflow import health
+
         return health.begin(get_settings())
 
     check = query_is_active()
@@ -55,6 +56,8 @@ def flight_delay_predictor_health() -> None:
 
     @task
     def canaries_stored(begun: dict[str, Any]) -> float:
+        from flight_delays_airflow import health
+
         return health.finish(get_settings(), begun)
 
     stored = canaries_stored(check)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from flight_delays.settings import PROJECT, Settings
@@ -25,33 +26,32 @@ def spark_home() -> Path:
     return Path(spec.origin).parent
 
 
-def jars(settings: Settings) -> Path:
-    """Folder of the fetched jars, with a sub-folder a configuration of `ivy.xml`."""
-    return settings.home / "jars"
+JARS = Path(sys.prefix) / "jars"
+"""The fetched jars, a folder a configuration of `ivy.xml`: in the virtual environment, as other dependencies are."""
 
 
-def classpath(settings: Settings, conf: str) -> str:
+def classpath(conf: str) -> str:
     """The class path of one configuration, for `java -cp`."""
-    return str(jars(settings) / conf / "*")
+    return str(JARS / conf / "*")
 
 
 def fetch(settings: Settings) -> str:
-    """Brings the pinned jars and the compiled embedded MongoDB into `jars()`; says in a word what was done.
+    """Brings the pinned jars and the compiled embedded MongoDB into `JARS`; says in a word what was done.
 
     Raises RuntimeError where a download fails or a file is not the pinned one.
     """
-    stamp = jars(settings) / ".complete"
+    stamp = JARS / ".complete"
     wanted = hashlib.sha256(PINS.read_bytes() + (HERE / "EmbeddedMongo.java").read_bytes()).hexdigest()
     if stamp.is_file() and stamp.read_text() == wanted:
         return "cached"
-    staging = jars(settings).with_name(f".jars-{os.getpid()}")
+    staging = JARS.with_name(f".jars-{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
     _retrieve(staging, settings.ivy_settings)
     _check(staging)
     _compile(staging)
     (staging / ".complete").write_text(wanted)
-    shutil.rmtree(jars(settings), ignore_errors=True)
-    staging.rename(jars(settings))
+    shutil.rmtree(JARS, ignore_errors=True)
+    staging.rename(JARS)
     return f"{len(PINS.read_text().splitlines())} files, checked"
 
 

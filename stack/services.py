@@ -82,7 +82,7 @@ def _mongo(settings: Settings) -> Service:
     if (mongod := shutil.which("mongod")) is not None:
         command = [mongod, "--dbpath", str(folder), "--bind_ip", LOOPBACK, "--port", str(settings.port_mongo)]
     else:
-        classpath = f"{artifacts.jars(settings) / 'embedded-mongo'}:{artifacts.classpath(settings, 'mongo')}"
+        classpath = f"{artifacts.JARS / 'embedded-mongo'}:{artifacts.classpath('mongo')}"
         command = [*_java(192), "-cp", classpath, "EmbeddedMongo"]
         command += [str(settings.port_mongo), str(folder / "embedded.mv.db")]
     return Service("mongo", command, _mongo_ready, ports=("port_mongo",))
@@ -140,7 +140,7 @@ def _kafka(settings: Settings) -> Service:
     if not cluster.exists():
         cluster.write_text(uuid.uuid4().hex[:22])
     java = [*_java(512), f"-Dlog4j2.configurationFile={folder / 'log4j2.properties'}"]
-    java += ["-cp", artifacts.classpath(settings, "kafka")]
+    java += ["-cp", artifacts.classpath("kafka")]
     storage = [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted"]
     storage += ["--cluster-id", cluster.read_text(), "--config", str(folder / "server.properties")]
     start = [*java, "kafka.Kafka", str(folder / "server.properties")]
@@ -196,7 +196,7 @@ def _spark_connect(settings: Settings) -> Service:
     command += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer"]
     command += ["--master", f"local[{max(SPARK_CONNECT_CORES, 3 * settings.topic_partitions)}]"]
     command += ["--driver-memory", "768m", "--name", "flight-delay-predictor"]
-    command += ["--jars", ",".join(str(jar) for jar in sorted((artifacts.jars(settings) / "spark").glob("*.jar")))]
+    command += ["--jars", ",".join(str(jar) for jar in sorted((artifacts.JARS / "spark").glob("*.jar")))]
     for key, value in conf.items():
         command += ["--conf", f"{key}={value}"]
     return Service(

@@ -113,8 +113,8 @@ def _check_ports(settings: Settings, wanted: list[Service]) -> None:
                 description = type(settings).model_fields[name].description
                 raise StepFailedError(
                     f"port {port} ({description}) is taken by another program",
-                    hint=f"end that program, or move the port: FLIGHTS_{name.upper()}=… (before the offset) or all ports: "
-                    f"FLIGHTS_PORT_OFFSET={settings.port_offset + 1000} make up",
+                    hint=f"end that program, or move this port (FLIGHTS_{name.upper()}=NUMBER make up) "
+                    f"or all ports (FLIGHTS_PORT_OFFSET={settings.port_offset + 1000} make up)",
                 ) from None
 
 

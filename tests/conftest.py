@@ -1,0 +1,114 @@
+"""Real services for the tests, on ports and in folders of their own."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from flight_delays import store
+from flight_delays.settings import LOOPBACK, Settings, get_settings
+from stack import artifacts
+from stack.secrets import Secrets, load_secrets
+from stack.services import services
+from stack.steps import Step
+from stack.supervisor import Supervisor
+from stack.up import _await_ready, up
+
+SKIPPED_IN_CI = os.environ.get("CI") == "true"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Running services: their settings, and the process manager to stop and kill them with."""
+
+    settings: Settings
+    supervisor: Supervisor
+    secrets: Secrets
+
+    @property
+    def web_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.settings.port_web}"
+
+    def await_ready(self, name: str) -> None:
+        """Starts the service where it does not run, and waits until it answers."""
+        service = next(service for service in services(self.settings, self.secrets) if service.name == name)
+        _await_ready(self.settings, self.supervisor, service, Step(name))
+
+
+@contextmanager
+def settings_in(home: Path, offset: int) -> Iterator[Settings]:
+    """Settings of an installation of its own; also in the environment, for the processes it starts."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith("FLIGHTS_") or name == "MONGO_URI"}
+    for name in ours:
+        del os.environ[name]
+    while not _free(offset + 9092):
+        offset += 100
+    os.environ |= {"FLIGHTS_HOME": str(home), "FLIGHTS_PORT_OFFSET": str(offset)}
+    get_settings.cache_clear()
+    try:
+        yield get_settings()
+    finally:
+        for name in ("FLIGHTS_HOME", "FLIGHTS_PORT_OFFSET"):
+            os.environ.pop(name, None)
+        os.environ |= ours
+        get_settings.cache_clear()
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) != 0
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Kafka, with the contract's topics, and MongoDB; nothing else."""
+    from confluent_kafka.admin import AdminClient
+
+    from flight_delays.topics import ensure_topics
+
+    with settings_in(tmp_path_factory.mktemp("services"), 11_000) as settings:
+        secrets = load_secrets(settings)
+        artifacts.fetch(settings)
+        supervisor = Supervisor(settings, secrets)
+        found = Stack(settings, supervisor, secrets)
+        supervisor.start([service for service in services(settings, secrets) if service.name in ("mongo", "kafka")])
+        try:
+            found.await_ready("mongo")
+            found.await_ready("kafka")
+            ensure_topics(AdminClient({"bootstrap.servers": settings.kafka_bootstrap}), settings)
+            yield found
+        finally:
+            supervisor.stop()
+
+
+@pytest.fixture
+def mongo(stack: Stack) -> Iterator[Database[dict[str, Any]]]:
+    """The project's database, emptied."""
+    database = store.connect(stack.settings)
+    for name in database.list_collection_names():
+        database[name].delete_many({})
+    store.ensure_indexes(database)
+    yield database
+    database.client.close()
+
+
+@pytest.fixture(scope="session")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The whole line as `make up` leaves it: Airflow has downloaded, trained and deployed."""
+    with settings_in(tmp_path_factory.mktemp("line"), 12_000) as settings:
+        secrets = load_secrets(settings)
+        supervisor = Supervisor(settings, secrets)
+        try:
+            up(settings)
+            yield Stack(settings, supervisor, secrets)
+        finally:
+            if supervisor.running():
+                supervisor.stop()

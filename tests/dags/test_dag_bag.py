@@ -1,0 +1,90 @@
+"""What every DAG of the project has to keep to."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG
+
+from flight_delays.names import AssetName, DagId, Tag, asset
+from flight_delays.settings import PROJECT
+
+DAGS = PROJECT / "dags"
+
+
+@pytest.fixture(scope="module")
+def bag() -> DagBag:
+    return DagBag(dag_folder=str(DAGS))
+
+
+def test_every_file_holds_the_dag_that_it_is_named_after(bag: DagBag) -> None:
+    assert bag.import_errors == {}
+    assert set(bag.dags) == set(DagId)
+    assert {path.stem for path in DAGS.glob("*.py")} == set(bag.dags)
+
+
+@pytest.mark.parametrize("dag_id", list(DagId))
+def test_a_dag_explains_itself_and_cannot_hang(bag: DagBag, dag_id: DagId) -> None:
+    dag: DAG = bag.dags[dag_id]
+    assert dag.doc_md is not None
+    assert "ailure" in dag.doc_md, "doc_md says what to do on failure"
+    assert len(dag.doc_md) > 300
+    assert dag.tags
+    assert dag.tags <= set(Tag)
+    assert dag.catchup is False
+    assert dag.max_active_runs == 1
+    assert dag.dagrun_timeout is not None
+    for name in dag.params:
+        param = dag.params.get_param(name)
+        assert param.description, f"the form explains {name}"
+        assert "type" in param.schema, f"the form checks {name}"
+    for task in dag.tasks:
+        assert task.owner == "flight-delays", task.task_id
+        if type(task).__name__ != "EmptyOperator":
+            assert task.execution_timeout is not None, task.task_id
+
+
+@pytest.mark.parametrize("path", sorted(DAGS.glob("*.py")), ids=lambda path: path.stem)
+def test_a_dag_file_is_short_and_imports_nothing_heavy(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 80
+    code = (
+        f"import runpy, sys; runpy.run_path({str(path)!r}); "
+        "print([m for m in ('pandas', 'pyarrow', 'pyspark', 'pymongo', 'confluent_kafka.admin') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    heavy = done.stdout.strip().splitlines()[-1]
+    # The Kafka provider's operators import their client; nothing else may be loaded to parse a file.
+    assert heavy in ("[]", "['confluent_kafka.admin']"), heavy
+
+
+def test_assets_chain_the_dags(bag: DagBag) -> None:
+    def scheduled_on(dag_id: DagId) -> set[str]:
+        return {found.name for found in bag.dags[dag_id].timetable.asset_condition.objects}
+
+    def outlets(dag_id: DagId) -> set[str]:
+        return {outlet.name for task in bag.dags[dag_id].tasks for outlet in task.outlets}
+
+    assert outlets(DagId.RECORDS) == {AssetName.RECORDS}
+    assert scheduled_on(DagId.DISTANCES) == {AssetName.RECORDS}
+    assert outlets(DagId.DISTANCES) == {AssetName.DISTANCES}
+    assert scheduled_on(DagId.TRAINING) == {AssetName.RECORDS}
+    assert outlets(DagId.TRAINING) == {AssetName.MODEL}
+    assert scheduled_on(DagId.PREDICTOR) == {AssetName.MODEL, AssetName.DISTANCES}
+    assert asset(AssetName.MODEL).uri != asset(AssetName.RECORDS).uri
+
+
+def test_health_check_runs_every_five_minutes_and_repairs_only_on_failure(bag: DagBag) -> None:
+    dag = bag.dags[DagId.HEALTH]
+    assert dag.schedule == dt.timedelta(minutes=5)
+    repair = dag.task_dict["repair"]
+    assert repair.trigger_dag_id == DagId.PREDICTOR
+    assert repair.trigger_rule == "one_failed"
+    proofs = {"query_is_active", "send_canaries", "canaries_answered", "canaries_stored"}
+    assert repair.upstream_task_ids == proofs
+    assert dag.task_dict["healthy"].upstream_task_ids  # a leaf that fails with the proofs: the run is red then

@@ -1,0 +1,140 @@
+"""Look-ups in a real MongoDB-wire server, and what the embedded one promises: nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import signal
+import threading
+import time
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pymongo.database import Database
+from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
+
+from flight_delays.contract import Collection
+from flight_delays.settings import Settings
+from flight_delays.store import (
+    canary_id,
+    connect,
+    ensure_indexes,
+    expire_canaries,
+    find_answer,
+    find_canary,
+    last_predictions,
+)
+from tests.conftest import Stack
+
+pytestmark = pytest.mark.integration
+
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+def test_indexes_may_be_ensured_again_and_hold(mongo: Database[dict[str, Any]]) -> None:
+    ensure_indexes(mongo)
+    ensure_indexes(mongo)
+    distances = mongo[Collection.DISTANCES].index_information()
+    assert [index["unique"] for index in distances.values() if index["key"] == [("Origin", 1), ("Dest", 1)]] == [True]
+    assert [("UUID", 1)] in [index["key"] for index in mongo[Collection.REJECTED].index_information().values()]
+
+
+def test_an_answer_is_found_and_a_prediction_comes_before_a_rejection(mongo: Database[dict[str, Any]]) -> None:
+    uuid = str(uuid4())
+    assert find_answer(mongo, uuid) is None
+    mongo[Collection.REJECTED].insert_many(
+        [{"_id": "t-0-1", "UUID": uuid, "reason": "empty"}, {"_id": "t-0-2", "UUID": uuid, "reason": "empty"}]
+    )
+    found = find_answer(mongo, uuid.upper())
+    assert found is not None
+    assert (found.status, found.document["reason"]) == ("REJECTED", "empty")
+    mongo[Collection.RESPONSES].insert_one({"_id": uuid, "Prediction": 2})
+    found = find_answer(mongo, uuid)
+    assert found is not None
+    assert (found.status, found.document["Prediction"]) == ("OK", 2)
+
+
+def test_a_rejection_is_found_fast_among_many(mongo: Database[dict[str, Any]]) -> None:
+    uuids = [str(uuid4()) for _ in range(20_000)]
+    for begin in range(0, len(uuids), 1000):
+        mongo[Collection.REJECTED].insert_many(
+            [{"_id": f"t-0-{n}", "UUID": uuids[n], "payload": "x" * 300} for n in range(begin, begin + 1000)]
+        )
+    begin_at = time.perf_counter()
+    for n in range(0, 20_000, 200):
+        found = find_answer(mongo, uuids[n])
+        assert found is not None
+        assert found.document["_id"] == f"t-0-{n}"
+        assert find_answer(mongo, str(uuid4())) is None
+    assert time.perf_counter() - begin_at < 10  # 0.2 s by the index; a scan of them all takes 0.2 s each time
+
+
+def test_last_predictions_are_the_newest(mongo: Database[dict[str, Any]]) -> None:
+    responses = mongo[Collection.RESPONSES]
+    documents = [{"_id": str(uuid4()), "n": n, "PredictedAt": NOW + dt.timedelta(seconds=n)} for n in range(5_000)]
+    responses.insert_many(documents)
+    assert [document["n"] for document in last_predictions(mongo, 3)] == [4999, 4998, 4997]
+    by_time = responses.find({}).sort("PredictedAt", -1).skip(1).limit(2)
+    assert [document["n"] for document in by_time] == [4998, 4997]
+    assert responses.count_documents({"n": {"$lt": 10}}) == 10
+
+
+def test_canaries_are_found_by_deployment_and_expire(mongo: Database[dict[str, Any]]) -> None:
+    uuid = str(uuid4())
+    now = dt.datetime.now(dt.UTC)
+    mongo[Collection.CANARIES].insert_many(
+        [
+            {"_id": canary_id(uuid, 3), "Deployment": 3, "PredictedAt": now - dt.timedelta(hours=3)},
+            {"_id": canary_id(uuid, 4), "Deployment": 4, "PredictedAt": now},
+        ]
+    )
+    found = find_canary(mongo, uuid.upper(), 3)
+    assert found is not None
+    assert found["Deployment"] == 3
+    assert found["PredictedAt"].tzinfo is not None
+    assert find_canary(mongo, uuid, 5) is None
+    assert expire_canaries(mongo, dt.timedelta(hours=2)) == 1
+    assert find_canary(mongo, uuid, 3) is None
+    assert find_canary(mongo, uuid, 4) is not None
+
+
+def test_connecting_says_soon_when_nobody_is_there() -> None:
+    database = connect(Settings(mongo_uri="mongodb://127.0.0.1:9/"), serverSelectionTimeoutMS=300)
+    with pytest.raises(ServerSelectionTimeoutError):
+        find_answer(database, str(uuid4()))
+    database.client.close()
+
+
+def test_kill_9_of_the_embedded_server_loses_nothing_acknowledged(
+    stack: Stack, mongo: Database[dict[str, Any]]
+) -> None:
+    acknowledged: list[str] = []
+    stop = threading.Event()
+
+    def load() -> None:
+        size = 1
+        while not stop.is_set():
+            ids = [str(uuid4()) for _ in range(size)]
+            try:
+                mongo[Collection.RESPONSES].insert_many([{"_id": uuid, "text": "x" * 400} for uuid in ids])
+                acknowledged.extend(ids)
+            except PyMongoError:
+                time.sleep(0.02)
+            size = 51 - size  # one by one and in batches
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        for kill in range(3):
+            before = len(acknowledged)
+            while len(acknowledged) < before + 500:
+                time.sleep(0.05)
+            os.kill(stack.supervisor.states()["mongo"]["pid"], signal.SIGKILL)
+            time.sleep(0.2)
+            stack.await_ready("mongo")
+    finally:
+        stop.set()
+        thread.join()
+    stored = {document["_id"] for document in mongo[Collection.RESPONSES].find({}, {"_id": 1})}
+    assert set(acknowledged) <= stored

@@ -1,0 +1,83 @@
+"""What counts as a valid request, at its edges."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from flight_delays.contract import BUCKETS, SPLITS, Request, is_uuid
+
+VALID: dict[str, Any] = {
+    "UUID": "0B0AA9AE-3E0C-4D29-9E8E-6B0C3D1D9A11",
+    "Timestamp": "2026-01-31T23:59:59.123456Z",
+    "Carrier": "AA",
+    "FlightDate": "2016-12-25",
+    "FlightNum": "1519",
+    "Origin": "ATL",
+    "Dest": "SFO",
+    "DepDelay": 5,
+    "Distance": 2139.0,
+}
+
+
+def parse(**changes: Any) -> Request:
+    return Request.model_validate_json(json.dumps(VALID | changes))
+
+
+def test_the_original_example_is_valid_and_its_uuid_lower_case() -> None:
+    assert VALID["UUID"].lower() == parse().UUID
+
+
+def test_unknown_fields_and_stale_date_parts_are_ignored() -> None:
+    assert parse(DayOfWeek=0, DayOfYear="x", Tail="N123").FlightDate == "2016-12-25"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("DepDelay", "5"),
+        ("DepDelay", True),
+        ("DepDelay", math.nan),
+        ("DepDelay", math.inf),
+        ("DepDelay", 1e9),
+        ("Distance", 0),
+        ("Distance", "2139"),
+        ("FlightDate", "2016-13-45"),
+        ("FlightDate", "25/12/2016"),
+        ("FlightDate", "0001-01-01"),
+        ("FlightDate", "2015-02-29"),
+        ("FlightNum", 1519),
+        ("FlightNum", "fifteen"),
+        ("Carrier", "aa"),
+        ("Carrier", "AA\n"),
+        ("Origin", "ATLANTA"),
+        ("Dest", "ATL"),
+        ("Timestamp", "yesterday"),
+        ("Timestamp", "2026-02-30T00:00:00Z"),
+        ("UUID", "not-a-uuid"),
+        ("CRSDepTime", "2460"),
+        ("CRSDepTime", 930),
+        ("Canary", "true"),
+    ],
+)
+def test_a_wrong_value_is_an_error_of_its_field(field: str, value: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        parse(**{field: value})
+    [error] = caught.value.errors()
+    assert error["loc"] == ((field,) if field != "Dest" else ())
+
+
+def test_buckets_cover_all_delays_without_a_gap() -> None:
+    assert [bucket.lower for bucket in BUCKETS] == list(SPLITS[:-1])
+    assert [bucket.upper for bucket in BUCKETS] == list(SPLITS[1:])
+    assert [bucket.prediction for bucket in BUCKETS] == [0, 1, 2, 3]
+
+
+def test_uuids_are_recognised_in_their_usual_form_only() -> None:
+    assert is_uuid(VALID["UUID"])
+    for other in ("", "x", VALID["UUID"] + "\n", VALID["UUID"].replace("-", ""), "{" + VALID["UUID"] + "}"):
+        assert not is_uuid(other)

@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     home: Path = Field(default=PROJECT / "var", description="Folder of all state")
     port_offset: int = Field(default=0, ge=0, le=40_000, description="Added to every port below")
 
+    web_bind: str = Field(default=LOOPBACK, description="Address on which the web app listens")
     port_web: int = Field(default=5000, description="Web app")
     port_airflow: int = Field(default=9090, description="Airflow's UI and API")
     port_spark_ui: int = Field(default=8080, description="Spark UI of the Spark Connect server")
@@ -60,6 +61,9 @@ class Settings(BaseSettings):
     )
     canary_timeout_seconds: float = Field(default=90, gt=0, description="A canary must be back within this time")
     canary_retention_hours: float = Field(default=24, gt=0, description="How long canaries are kept")
+
+    web_workers: int = Field(default=1, ge=1, description="Processes of the web app")
+    web_threads: int = Field(default=64, ge=4, description="Threads of each; long polls may hold three quarters of them")
 
     sink_batch_size: int = Field(default=500, ge=1, description="Most messages the sink writes at once")
     sink_commit_delay_seconds: float = Field(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flight_delays import canary, predictor, store
 from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC
 from flight_delays.names import KAFKA_CANARY_CONNECTION
 
@@ -20,6 +19,8 @@ def begin(settings: Settings) -> dict[str, Any]:
     from airflow.providers.apache.kafka.hooks.client import KafkaAdminClientHook
     from airflow.sdk.exceptions import AirflowSkipException
 
+    # Airflow imports what lies in plugins/ into every one of its processes: so only what is needed, when it is.
+    from flight_delays import canary, predictor
     from flight_delays.topics import partitions
 
     deployment = predictor.check(settings)
@@ -32,6 +33,8 @@ def begin(settings: Settings) -> dict[str, Any]:
 
 def finish(settings: Settings, begun: dict[str, Any]) -> float:
     """Seconds until the canaries of `begin` were in MongoDB; raises canary.CanaryError where they are not."""
+    from flight_delays import canary, store
+
     db = store.connect(settings)
     return canary.await_canaries(db, begun["uuids"], begun["deployment"], settings.canary_timeout_seconds)
 

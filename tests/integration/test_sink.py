@@ -1,0 +1,281 @@
+"""The sink on real services: whatever dies, and whatever lies on the topics, every message is stored once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from confluent_kafka import Producer
+from pymongo.database import Database
+
+from flight_delays.contract import DEAD_LETTER_TOPIC, RESPONSE_TOPIC, Collection, Reason
+from flight_delays.settings import Settings
+from flight_delays.sink import check
+from flight_delays.store import find_answer, find_canary
+from tests.conftest import Stack
+
+pytestmark = pytest.mark.integration
+
+ANSWER: dict[str, Any] = {
+    "Timestamp": "2016-12-24T12:30:15Z",
+    "Carrier": "AA",
+    "FlightDate": "2016-12-25",
+    "FlightNum": "1519",
+    "Origin": "ATL",
+    "Dest": "SFO",
+    "DepDelay": 5.0,
+    "Distance": 2139.0,
+    "DayOfYear": 360,
+    "DayOfMonth": 25,
+    "DayOfWeek": 7,
+    "Route": "ATL-SFO",
+    "Prediction": 2,
+    "Probability": [0.1, 0.2, 0.3, 0.4],
+    "ModelVersion": "20260101T000000Z-0123abcd",
+    "Deployment": 3,
+    "RequestPartition": 1,
+    "RequestOffset": 42,
+}
+
+
+def answer(uuid: str, **changes: Any) -> tuple[str, str, bytes]:
+    return RESPONSE_TOPIC, uuid, json.dumps({**ANSWER, "UUID": uuid, **changes}).encode()
+
+
+def produce(settings: Settings, messages: list[tuple[str, str | None, bytes | None]]) -> None:
+    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "enable.idempotence": True, "linger.ms": 5})
+    for topic, key, value in messages:
+        producer.produce(topic, key=key, value=value)
+        producer.poll(0)
+    assert producer.flush(20) == 0
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.02)
+
+
+def is_ready(settings: Settings) -> bool:
+    try:
+        check(settings)
+    except RuntimeError:
+        return False
+    return True
+
+
+def stored(database: Database[dict[str, Any]], uuids: list[str]) -> bool:
+    """Whether exactly these answers are in the collection."""
+    responses = database[Collection.RESPONSES]
+    if responses.estimated_document_count() < len(uuids):
+        return False
+    return sorted(document["_id"] for document in responses.find({}, {"_id": 1})) == sorted(uuids)
+
+
+@contextmanager
+def sink(settings: Settings, commit_delay: float = 0) -> Iterator[subprocess.Popen[bytes]]:
+    """A running sink; without a commit delay, what it has stored is not read again by the next test's."""
+    environment = {**os.environ, "FLIGHTS_SINK_COMMIT_DELAY_SECONDS": str(commit_delay)}
+    with (settings.home / "sink.log").open("ab") as log:
+        process = subprocess.Popen([sys.executable, "-m", "flight_delays.sink"], stderr=log, env=environment)
+        try:
+            eventually(lambda: is_ready(settings))
+            yield process
+        finally:
+            process.terminate()
+            assert process.wait(10) in (0, -signal.SIGKILL)
+
+
+def kill(stack: Stack, service: str) -> None:
+    """SIGKILL for a service that the process manager has running, or as soon as it has."""
+    pid = 0
+    while not pid:  # os.kill(0) would hit the tests themselves
+        pid = stack.supervisor.states()[service]["pid"]
+    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def settings(stack: Stack, mongo: Database[dict[str, Any]]) -> Settings:
+    return stack.settings
+
+
+def test_the_first_answer_stays(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+    uuid, twice = str(uuid4()), str(uuid4())
+    with sink(settings):
+        produce(settings, [answer(uuid)])
+        eventually(lambda: find_answer(mongo, uuid) is not None)
+        produce(
+            settings,
+            [answer(uuid, Prediction=0), answer(uuid.upper(), Prediction=1)]
+            + [answer(twice, Prediction=prediction) for prediction in (3, 0, 1)],
+        )
+        marker = str(uuid4())
+        produce(settings, [answer(marker), answer(str(uuid4()))])
+        eventually(lambda: mongo[Collection.RESPONSES].estimated_document_count() == 4)
+    first, second = find_answer(mongo, uuid), find_answer(mongo, twice)
+    assert first is not None
+    assert second is not None
+    assert (first.document["Prediction"], second.document["Prediction"]) == (2, 3)
+    assert abs(first.document["PredictedAt"].timestamp() - time.time()) < 60
+
+
+def test_canaries_stay_apart_and_each_deployment_answers(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+    uuid = str(uuid4())
+    with sink(settings):
+        produce(settings, [answer(uuid, Canary=True, Deployment=deployment) for deployment in (3, 4, 3)])
+        eventually(lambda: find_canary(mongo, uuid, 3) is not None and find_canary(mongo, uuid, 4) is not None)
+    assert find_canary(mongo, uuid, 5) is None
+    assert find_answer(mongo, uuid) is None
+    assert mongo[Collection.CANARIES].estimated_document_count() == 2
+
+
+def test_poison_is_set_aside_and_the_rest_goes_on(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+    poisoned, good = str(uuid4()), [str(uuid4()) for _ in range(8)]
+    letter = {"reason": "wrong_type", "payload": "{", "payload_bytes": 1, "partition": 1, "offset": 99, "UUID": good[0]}
+    deep: Any = {}
+    for _ in range(30):
+        deep = {"deeper": deep}
+    poison: list[bytes | None] = [
+        None,
+        b"",
+        b"no JSON",
+        b"\xff\xfe",
+        b"[" * 5000,
+        answer(poisoned, Prediction="2")[2],
+        answer(poisoned, Deployment=10**30)[2],
+        answer(poisoned, RequestOffset=2**63)[2],
+        answer(poisoned, Timestamp=deep)[2],
+    ]
+    produce(
+        settings,
+        [answer(uuid) for uuid in good[:4]]
+        + [(topic, poisoned, value) for value in poison for topic in (RESPONSE_TOPIC, DEAD_LETTER_TOPIC)]
+        + [(DEAD_LETTER_TOPIC, good[0], json.dumps(letter).encode())]
+        + [answer(uuid) for uuid in good[4:]],
+    )
+    rejected = mongo[Collection.REJECTED]
+    with sink(settings):
+        eventually(lambda: stored(mongo, good))
+        eventually(lambda: rejected.estimated_document_count() == 2 * len(poison) + 1)
+    found = find_answer(mongo, poisoned)
+    assert found is not None
+    assert (found.status, found.document["reason"]) == ("REJECTED", Reason.NOT_STORABLE)
+    assert rejected.count_documents({"UUID": poisoned}) == 2 * len(poison)
+    dead = rejected.find_one({"_id": "flight_delay_classification_request-1-99"})
+    assert dead is not None
+    assert dead["reason"] == "wrong_type"
+    prediction = find_answer(mongo, good[0])  # rejected once, answered once
+    assert prediction is not None
+    assert prediction.status == "OK"
+
+
+def test_nothing_is_lost_while_mongodb_is_away(
+    stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
+) -> None:
+    uuids = [str(uuid4()) for _ in range(1200)]
+    with sink(settings) as process:
+        produce(settings, [answer(uuid) for uuid in uuids[:400]])
+        stack.supervisor.stop_service("mongo")
+        produce(settings, [answer(uuid) for uuid in uuids[400:800]])
+        time.sleep(5)  # several attempts
+        assert is_ready(settings)  # still in the group: it goes on at once
+        stack.await_ready("mongo")
+        produce(settings, [answer(uuid) for uuid in uuids[800:]])
+        eventually(lambda: stored(mongo, uuids))
+        assert process.poll() is None
+
+
+def test_kill_9_of_mongodb_loses_nothing(stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+    uuids = [str(uuid4()) for _ in range(3000)]
+    with sink(settings):
+        for begin in range(0, len(uuids), 1000):
+            produce(settings, [answer(uuid) for uuid in uuids[begin : begin + 1000]])
+            kill(stack, "mongo")
+        stack.await_ready("mongo")
+        eventually(lambda: stored(mongo, uuids))
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_sink_that_ends_in_the_middle_loses_nothing(
+    settings: Settings, mongo: Database[dict[str, Any]], how: signal.Signals
+) -> None:
+    uuids = [str(uuid4()) for _ in range(4000)]
+    responses = mongo[Collection.RESPONSES]
+    produce(settings, [answer(uuid) for uuid in uuids[:2000]])
+    with sink(settings) as process:
+        eventually(lambda: responses.estimated_document_count() > 100)
+        produce(settings, [answer(uuid) for uuid in uuids[2000:]])
+        process.send_signal(how)
+        begin = time.monotonic()
+        assert process.wait(10) == (0 if how == signal.SIGTERM else -how)
+        assert time.monotonic() - begin < 5
+    first = {document["_id"]: document["PredictedAt"] for document in responses.find({}, {"PredictedAt": 1})}
+    with sink(settings):
+        eventually(lambda: stored(mongo, uuids))
+    again = {document["_id"]: document["PredictedAt"] for document in responses.find({}, {"PredictedAt": 1})}
+    assert first.items() <= again.items()
+
+
+def test_offsets_follow_the_writes_after_a_while(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+    uuid, later = str(uuid4()), str(uuid4())
+    responses = mongo[Collection.RESPONSES]
+    produce(settings, [answer(uuid)])
+    with sink(settings, commit_delay=60):
+        eventually(lambda: stored(mongo, [uuid]))
+        time.sleep(2)  # the client's commit interval is 1 s
+    responses.delete_many({})
+    with sink(settings, commit_delay=0.5):
+        eventually(lambda: stored(mongo, [uuid]))  # too young to be committed: read again
+        time.sleep(1.5)
+    responses.delete_many({})
+    produce(settings, [answer(later)])
+    with sink(settings):
+        eventually(lambda: stored(mongo, [later]))  # old enough: not read again
+
+
+def test_the_check_tells_whether_a_sink_reads(settings: Settings) -> None:
+    command = [sys.executable, "-m", "flight_delays.sink", "--check"]
+    with sink(settings):
+        assert subprocess.run(command, check=False).returncode == 0
+    absent = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert absent.returncode == 1
+    assert f"{RESPONSE_TOPIC}-0" in absent.stderr
+
+
+def test_fast_enough(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+    """Seen on 2 cores: 5.5 ms from produce to readable, 7,600 messages/s."""
+    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "linger.ms": 0})
+    delays = []
+    with sink(settings):
+        for _ in range(120):
+            uuid = str(uuid4())
+            topic, key, value = answer(uuid)
+            begin = time.perf_counter()
+            producer.produce(topic, key=key, value=value)
+            producer.poll(0)
+            while mongo[Collection.RESPONSES].find_one({"_id": uuid}) is None:
+                assert time.perf_counter() - begin < 10
+            delays.append(time.perf_counter() - begin)
+            time.sleep(0.02)
+        median = sorted(delays[20:])[50] * 1000
+
+        uuids = [str(uuid4()) for _ in range(20_000)]
+        mongo[Collection.RESPONSES].delete_many({})
+        messages = [answer(uuid) for uuid in uuids]
+        begin = time.perf_counter()
+        produce(settings, messages)
+        eventually(lambda: mongo[Collection.RESPONSES].estimated_document_count() == len(uuids), 60)
+        rate = len(uuids) / (time.perf_counter() - begin)
+        assert stored(mongo, uuids)
+    assert median < 50, f"{median:.1f} ms"
+    assert rate > 2_500, f"{rate:.0f}/s"

@@ -1,0 +1,79 @@
+"""Errors of the API: an HTTP status and JSON `{code, message, field, errors: [{code, message, field, accepted}]}`."""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Flask, Response, jsonify, request
+from pymongo.errors import PyMongoError
+from werkzeug.exceptions import HTTPException
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 2
+
+
+class ApiError(Exception):
+    """An answer that is no success: a stable `code` for programs, a sentence for people."""
+
+    def __init__(
+        self, status: int, code: str, message: str, field: str | None = None, accepted: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.field, self.accepted = status, code, message, field, accepted
+        self.errors: list[ApiError] = []
+
+
+class InvalidError(ApiError):
+    """400 with every field that is wrong; `code`, `message` and `field` are those of the first."""
+
+    def __init__(self, errors: list[ApiError]) -> None:
+        first = errors[0]
+        more = f" ({len(errors) - 1} more in errors)" if len(errors) > 1 else ""
+        super().__init__(400, first.code, first.message + more, first.field)
+        self.errors = errors
+
+
+class UnavailableError(ApiError):
+    """503: a service that is needed does not answer; the client may try again soon."""
+
+    def __init__(self, code: str, message: str, cause: object) -> None:
+        nothing = "Nothing was accepted, please try" if request.method == "POST" else "Please try"
+        super().__init__(503, code, f"{message}. {nothing} again in a moment")
+        log.warning("%s %s: %s (%s)", request.method, request.path, message, cause)
+
+
+def register(app: Flask) -> None:
+    """Makes the app answer every failure as JSON, and none with a stack trace."""
+    app.register_error_handler(ApiError, _api_error)
+    app.register_error_handler(PyMongoError, _mongo_error)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _internal_error)
+
+
+def _api_error(error: ApiError) -> Response:
+    each = [{"code": e.code, "message": e.message, "field": e.field, "accepted": e.accepted} for e in error.errors]
+    response = jsonify(code=error.code, message=error.message, field=error.field, errors=each)
+    response.status_code = error.status
+    if error.status == 503:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response
+
+
+def _mongo_error(error: PyMongoError) -> Response:
+    return _api_error(UnavailableError("mongodb_unavailable", "MongoDB does not answer", str(error).split(",")[0]))
+
+
+def _http_error(error: HTTPException) -> Response | HTTPException:
+    if error.code is None or error.code < 400:  # a redirect
+        return error
+    code = error.name.lower().replace(" ", "_")
+    response = _api_error(ApiError(error.code, code, error.description or error.name))
+    if allowed := getattr(error, "valid_methods", None):
+        response.headers["Allow"] = ", ".join(sorted(allowed))
+    return response
+
+
+def _internal_error(error: Exception) -> Response:
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return _api_error(ApiError(500, "internal_error", "Something went wrong here; the web app's log says what"))

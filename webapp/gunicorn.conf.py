@@ -1,0 +1,14 @@
+"""gunicorn's configuration: `gunicorn --config webapp/gunicorn.conf.py "webapp:create_app()"`."""  # noqa: N999
+
+from flight_delays.settings import get_settings
+
+_settings = get_settings()
+
+bind = f"{_settings.web_bind}:{_settings.port_web}"
+workers = _settings.web_workers
+worker_class = "gthread"
+threads = _settings.web_threads
+keepalive = 30
+timeout = 60
+graceful_timeout = 5  # a submission takes 3 s at most; a long poll that is cut asks again
+control_socket_disable = True

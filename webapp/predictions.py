@@ -1,0 +1,155 @@
+"""The form's page, the endpoint that takes a flight, and the endpoint that gives its prediction."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import uuid4
+
+import pymongo
+from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from flight_delays import store
+from flight_delays.contract import BUCKETS, DELAY_MINUTES, FIRST_DATE, LAST_DATE, Request, is_uuid
+from flight_delays.distances import find_distance
+from flight_delays.features import date_parts
+from webapp.errors import ApiError, InvalidError, UnavailableError
+from webapp.forms import FlightForm, read_flight
+from webapp.producer import NotConfirmedError
+from webapp.services import MONGO_SECONDS, ORIGINAL_EXAMPLE, Services, services
+
+blueprint = Blueprint("predictions", __name__)
+
+ANSWER_SECONDS: Final = 2.8
+"""A flight is accepted or refused within this time."""
+MAX_WAIT_SECONDS: Final = 30.0
+FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS, LOOK_GROWTH = 0.003, 0.05, 1.15
+LOOK_SECONDS_PER_POLL: Final = 0.001
+"""With many long polls at once each looks less often: together a thousand times a second at most."""
+FORM_TYPES: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+
+@blueprint.get("/")
+def index() -> AnyResponse:
+    """The form is the front page."""
+    return redirect(url_for("predictions.form"))
+
+
+@blueprint.get("/flights/delays/predict_kafka")
+def form() -> str:
+    """The page."""
+    return render_template(
+        "predict_kafka.html",
+        known=services().known(),
+        original=ORIGINAL_EXAMPLE,
+        example=services().known_example(),
+        buckets=BUCKETS,
+        delays=DELAY_MINUTES,
+        dates=(FIRST_DATE, LAST_DATE),
+    )
+
+
+@blueprint.post("/flights/delays/predict/classify_realtime")
+def submit() -> tuple[Response, int, dict[str, str]]:
+    """Takes a flight: 202 once Kafka has confirmed it, with the place where its prediction will be."""
+    begin = time.monotonic()
+    here = services()
+    with pymongo.timeout(MONGO_SECONDS):
+        known = here.known()
+        try:
+            flight = read_flight(_body(), known)
+        except InvalidError as error:
+            if not known.complete and all(each.code.startswith("unknown_") for each in error.errors):
+                message = "MongoDB does not answer, and without it not all airports are known"
+                raise UnavailableError("mongodb_unavailable", message, error) from error
+            raise
+        distance = find_distance(here.db, flight.Origin, flight.Dest)
+    if distance is None:
+        message = f"No distance is known from {flight.Origin} to {flight.Dest}"
+        raise InvalidError([ApiError(400, "unknown_distance", message, "Dest", "an airport with known coordinates")])
+    uuid = str(uuid4())
+    try:
+        here.producer.send(uuid, _message(uuid, flight, distance), ANSWER_SECONDS - (time.monotonic() - begin))
+    except NotConfirmedError as error:
+        raise UnavailableError("kafka_unavailable", "Kafka did not confirm the request", error) from error
+    return jsonify(status="OK", id=uuid), 202, {"Location": url_for("predictions.answer", uuid=uuid)}
+
+
+@blueprint.get("/flights/delays/predict/classify_realtime/response/<uuid>")
+def answer(uuid: str) -> Response:
+    """What became of a flight: WAIT, OK with the prediction, or REJECTED; `?wait=SECONDS` holds WAIT back so long."""
+    if not is_uuid(uuid):
+        raise ApiError(400, "malformed_uuid", "The id is no UUID such as 123e4567-e89b-12d3-a456-426614174000", "id")
+    uuid = uuid.lower()
+    here = services()
+    found = _await_answer(here, uuid, _wait_seconds())
+    if found is None:
+        return jsonify(status="WAIT", id=uuid)
+    document = found.document
+    if found.status == "REJECTED":
+        return jsonify(status="REJECTED", id=uuid, reason=document.get("reason"), field=document.get("field"))
+    return jsonify(
+        status="OK",
+        id=uuid,
+        prediction={name: _jsonable(name, value) for name, value in document.items() if name != "_id"},
+        label=BUCKETS[document["Prediction"]].label,
+        unseen=here.unseen(document),
+    )
+
+
+def _body() -> Mapping[str, Any]:
+    if request.is_json:
+        try:
+            data = request.get_json()
+        except RecursionError:
+            raise ApiError(400, "malformed_json", "The JSON is nested too deeply") from None
+        if not isinstance(data, dict):
+            raise ApiError(400, "not_an_object", "A JSON object is expected, with a member for each field")
+        return data
+    if request.mimetype not in FORM_TYPES and request.get_data():
+        raise ApiError(400, "not_form_or_json", f"The body must be application/json, {' or '.join(FORM_TYPES)}")
+    return request.form.to_dict()
+
+
+def _message(uuid: str, flight: FlightForm, distance: float) -> str:
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    parts = date_parts(dt.date.fromisoformat(flight.FlightDate))
+    message = Request(UUID=uuid, Timestamp=now, Distance=distance, **flight.model_dump(), **parts._asdict())
+    return message.model_dump_json(exclude_none=True)
+
+
+def _wait_seconds() -> float:
+    try:
+        seconds = float(request.args.get("wait", "0"))
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:  # NaN too
+        raise ApiError(400, "invalid_wait", f"wait must be seconds from 0 to {MAX_WAIT_SECONDS:g}", "wait")
+    return min(seconds, MAX_WAIT_SECONDS)
+
+
+def _await_answer(here: Services, uuid: str, wait_seconds: float) -> store.Answer | None:
+    """Looks every few milliseconds at first, as most answers take ten, then less often."""
+    found = store.find_answer(here.db, uuid)
+    if found is not None or not wait_seconds or not here.long_polls.enter():
+        return found
+    deadline, pause = time.monotonic() + wait_seconds, FIRST_LOOK_SECONDS
+    try:
+        while found is None and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, max(pause, here.long_polls.waiting * LOOK_SECONDS_PER_POLL)))
+            pause = min(pause * LOOK_GROWTH, LAST_LOOK_SECONDS)
+            found = store.find_answer(here.db, uuid)
+        return found
+    finally:
+        here.long_polls.leave()
+
+
+def _jsonable(name: str, value: Any) -> Any:
+    """Dates as ISO 8601, `FlightDate` without a time; MongoDB gives times in UTC."""
+    if not isinstance(value, dt.datetime):
+        return value
+    return value.date().isoformat() if name == "FlightDate" else value.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,174 @@
+"""What one process of the web app holds: a MongoDB client, a Kafka producer, what it knows of flights and models."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Final, cast
+
+from flask import current_app
+from pydantic import ValidationError
+from pymongo.database import Database
+from pymongo.errors import PyMongoError
+
+from flight_delays import airports, registry, store
+from flight_delays.canary import FLIGHT
+from flight_delays.contract import Collection
+from flight_delays.records import read_manifest
+from flight_delays.settings import Settings
+from webapp.producer import RequestProducer
+
+log = logging.getLogger(__name__)
+
+MONGO_SECONDS: Final = 1.5
+"""So long may MongoDB take, retries included: with Kafka's share an answer comes within 3 s."""
+REFRESH_SECONDS: Final = 60.0
+RETRY_SECONDS: Final = 5.0
+
+ORIGINAL_EXAMPLE: Final = {
+    "Carrier": "AA",
+    "FlightDate": "2016-12-25",
+    "FlightNum": "1519",
+    "Origin": "ATL",
+    "Dest": "SFO",
+    "DepDelay": "5",
+}
+
+
+@dataclass(frozen=True)
+class Known:
+    """Carriers and airports that a request may name, with their names ("" where there is none).
+
+    `served` are the airports of the distances and the flight records, for the form's list; `complete` says whether
+    MongoDB could be asked.
+    """
+
+    carriers: Mapping[str, str]
+    airports: Mapping[str, str]
+    served: Mapping[str, str]
+    complete: bool
+
+
+class LongPolls:
+    """Counts the requests that wait for an answer. Each holds a thread, so that only so many may."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self.waiting = 0
+
+    def enter(self) -> bool:
+        """Whether one more may wait; then `leave` must follow."""
+        with self._lock:
+            if self.waiting >= self._limit:
+                return False
+            self.waiting += 1
+            return True
+
+    def leave(self) -> None:
+        """One waits no more."""
+        with self._lock:
+            self.waiting -= 1
+
+
+class Services:
+    """One a process; safe to share between threads."""
+
+    KEY: ClassVar = "flight_delays"
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.producer = RequestProducer(settings)
+        self.long_polls = LongPolls(settings.web_threads * 3 // 4)  # some threads stay free for everyone else
+        self._lock = threading.Lock()
+        self._db: Database[dict[str, Any]] | None = None
+        self._known: Known | None = None
+        self._known_until = 0.0
+
+    @property
+    def db(self) -> Database[dict[str, Any]]:
+        """The contract's database; connected at first use."""
+        with self._lock:
+            if self._db is None:
+                self._db = store.connect(self.settings, timeoutMS=int(MONGO_SECONDS * 1000))
+            return self._db
+
+    def known(self) -> Known:
+        """Carriers and airports; read at first use, then again in the background once a minute."""
+        db = self.db
+        with self._lock:
+            if self._known is None:
+                self._refresh(db)
+            elif time.monotonic() > self._known_until:
+                self._known_until = time.monotonic() + REFRESH_SECONDS  # so that one thread reads, not each request
+                threading.Thread(target=self._refresh, args=(db,), daemon=True).start()
+            return cast(Known, self._known)
+
+    def _refresh(self, db: Database[dict[str, Any]]) -> None:
+        before = self._known
+        pairs: set[str] = set()
+        complete = True
+        try:
+            for field in ("Origin", "Dest"):
+                pairs.update(db[Collection.DISTANCES].distinct(field))
+        except PyMongoError as error:
+            log.warning("distances not read, known airports may be incomplete: %s", error)
+            pairs, complete = set(before.served) if before else set(), before is not None and before.complete
+        try:
+            manifest = read_manifest(self.settings.records)
+        except (OSError, ValidationError) as error:
+            log.warning("flight records' manifest not read: %s", error)
+            manifest = None
+        names = {code: airport.name for code, airport in airports.reference().items()}
+        served = sorted(pairs | set(manifest.airports if manifest else ()))
+        self._known = Known(
+            carriers=dict.fromkeys(manifest.carriers if manifest else (), "") | dict(airports.carriers()),
+            airports=dict.fromkeys(served, "") | names,
+            served={code: names.get(code, "") for code in served},
+            complete=complete,
+        )
+        self._known_until = time.monotonic() + (REFRESH_SECONDS if complete else RETRY_SECONDS)
+
+    def known_example(self) -> dict[str, str]:
+        """A flight whose carrier and route the serving model has seen."""
+        example = {name: str(FLIGHT[name]) for name in ("Carrier", "FlightDate", "Origin", "Dest")}
+        example |= {"FlightNum": "1000", "DepDelay": "5"}
+        try:
+            champion = registry.read_pointer(self.settings.models).champion
+        except registry.RegistryError:
+            champion = None
+        seen = vocabulary(self.settings.models, champion) if champion else None
+        if seen and seen["Route"] and seen["Carrier"]:
+            if f"{example['Origin']}-{example['Dest']}" not in seen["Route"]:
+                example["Origin"], example["Dest"] = min(seen["Route"]).split("-")
+            if example["Carrier"] not in seen["Carrier"]:
+                example["Carrier"] = min(seen["Carrier"])
+        return example
+
+    def unseen(self, document: Mapping[str, Any]) -> list[str] | None:
+        """Which of Carrier, Origin, Dest and Route the answer's model never saw; None where its metadata are gone."""
+        seen = vocabulary(self.settings.models, str(document.get("ModelVersion")))
+        return None if seen is None else [name for name, values in seen.items() if document.get(name) not in values]
+
+
+def services() -> Services:
+    """Those of the current application."""
+    return cast(Services, current_app.extensions[Services.KEY])
+
+
+def vocabulary(models: Path, version: str) -> Mapping[str, frozenset[str]] | None:
+    """The values that the version saw in training, by feature; None where its metadata cannot be read."""
+    try:
+        return _vocabulary(models, version)
+    except (registry.RegistryError, OSError):
+        return None
+
+
+@lru_cache(maxsize=32)
+def _vocabulary(models: Path, version: str) -> Mapping[str, frozenset[str]]:
+    return {name: frozenset(values) for name, values in registry.load_metadata(models, version).vocabulary.items()}

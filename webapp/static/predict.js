@@ -1,0 +1,152 @@
+"use strict";
+
+// Sends the form without a reload, then holds a long poll open until the prediction is there.
+
+const PATIENCE_MS = 10_000; // then the page says that no answer came, and keeps looking
+const GIVE_UP_MS = 600_000;
+const LONGEST_WAIT_S = 20;
+const RETRY_MS = 1_000;
+
+const form = document.getElementById("flight");
+const byId = (id) => document.getElementById(id);
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+let current = null; // the AbortController of the request that the page is about
+
+function say(text, busy = false) {
+  byId("status").textContent = text;
+  byId("status").classList.toggle("busy", busy);
+}
+
+function complain(text) {
+  byId("problem").textContent = text;
+  byId("problem").hidden = !text;
+}
+
+function showFieldErrors(errors) {
+  for (const input of form.querySelectorAll("input")) {
+    const found = errors.find((error) => error.field === input.name);
+    const place = byId(`${input.name}-error`);
+    place.textContent = found ? found.message : "";
+    place.hidden = !found;
+    input.toggleAttribute("aria-invalid", false);
+    if (found) input.setAttribute("aria-invalid", "true");
+  }
+  form.querySelector("[aria-invalid]")?.focus();
+}
+
+const UNSEEN = { Carrier: "carrier", Origin: "origin", Dest: "destination", Route: "route" };
+
+function show(answer, startedAt) {
+  const flight = answer.prediction;
+  const [year, month, day] = flight.FlightDate.split("-").map(Number);
+  const date = new Date(Date.UTC(year, month - 1, day));
+  const dateText = date.toLocaleDateString("en", { dateStyle: "long", timeZone: "UTC" });
+  byId("flight-title").textContent =
+    `${flight.Carrier} ${flight.FlightNum}, ${flight.Origin} to ${flight.Dest}, ${dateText}, departure delay ${flight.DepDelay} min`;
+  byId("label").textContent = answer.label;
+  for (const row of document.querySelectorAll("[data-bucket]")) {
+    const bucket = Number(row.dataset.bucket);
+    const share = flight.Probability[bucket];
+    row.classList.toggle("winner", bucket === flight.Prediction);
+    row.querySelector(".chosen").hidden = bucket !== flight.Prediction;
+    row.querySelector(".percent").textContent = `${(100 * share).toFixed(1)} %`;
+    row.querySelector(".bar span").style.width = `${100 * share}%`;
+  }
+  const unseen = (answer.unseen || []).map((name) => `${UNSEEN[name] || name} ${flight[name]}`);
+  byId("unseen").hidden = unseen.length === 0;
+  byId("unseen").textContent =
+    `The model never saw ${unseen.join(", ")} in training: it judged by the rest, so take this with care.`;
+  const ms = performance.now() - startedAt;
+  byId("took").textContent = ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
+  byId("distance").textContent = `${Math.round(flight.Distance).toLocaleString("en")} miles`;
+  byId("model").textContent = flight.ModelVersion;
+  byId("request-id").textContent = answer.id;
+  say("");
+  complain("");
+  byId("prediction").hidden = false;
+}
+
+async function poll(place, id, startedAt, signal) {
+  const acceptedAt = performance.now();
+  const waited = () => performance.now() - acceptedAt;
+  const tellThatNoneCame = setTimeout(() => {
+    if (signal.aborted) return;
+    say("Still looking…", true);
+    complain(
+      "No prediction came within 10 seconds. The request is accepted and kept, so its answer will come when the " +
+        `predictor is back; this page keeps looking. Request ${id}.`,
+    );
+  }, PATIENCE_MS);
+  try {
+    while (waited() < GIVE_UP_MS) {
+      const askedAt = performance.now();
+      let problem = "";
+      try {
+        const response = await fetch(`${place}?wait=${LONGEST_WAIT_S}`, { signal });
+        const answer = await response.json();
+        if (response.ok && answer.status === "OK") return show(answer, startedAt);
+        if (response.ok && answer.status === "REJECTED") {
+          const field = answer.field ? `, field ${answer.field}` : "";
+          say("");
+          return complain(`The predictor rejected this request: ${answer.reason}${field}.`);
+        }
+        if (!response.ok) problem = answer.message;
+      } catch (error) {
+        if (signal.aborted) return undefined;
+        problem = "The web app does not answer";
+      }
+      if (problem) complain(`${problem}. The request was accepted; this page keeps looking.`);
+      // A busy server, or one that is away, answers early: leave it time.
+      if (performance.now() - askedAt < RETRY_MS) await pause(RETRY_MS);
+      if (signal.aborted) return undefined;
+    }
+    say("");
+    complain(`No prediction came within 10 minutes; this page has stopped looking. Request ${id}.`);
+  } finally {
+    clearTimeout(tellThatNoneCame);
+  }
+  return undefined;
+}
+
+async function submit(event) {
+  event.preventDefault();
+  if (byId("submit").getAttribute("aria-disabled") === "true") return;
+  current?.abort();
+  current = new AbortController();
+  const { signal } = current;
+  byId("submit").setAttribute("aria-disabled", "true");
+  byId("prediction").hidden = true;
+  complain("");
+  showFieldErrors([]);
+  say("Sending…", true);
+  const startedAt = performance.now();
+  let accepted = null;
+  try {
+    const response = await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)), signal });
+    const answer = await response.json();
+    if (response.status === 202) {
+      accepted = { place: response.headers.get("Location"), id: answer.id };
+    } else {
+      const shown = (answer.errors || []).filter((error) => form.elements[error.field]);
+      say(shown.length ? "Some fields need another value." : "");
+      if (!shown.length) complain(response.status === 503 ? `Not available just now: ${answer.message}.` : `${answer.message}.`);
+      showFieldErrors(shown);
+    }
+  } catch {
+    say("");
+    complain("The web app cannot be reached; nothing was sent. Try again in a moment.");
+  } finally {
+    byId("submit").removeAttribute("aria-disabled");
+  }
+  if (!accepted) return;
+  say("Accepted, waiting for the prediction…", true);
+  await poll(accepted.place, accepted.id, startedAt, signal);
+}
+
+form.addEventListener("submit", submit);
+for (const button of document.querySelectorAll(".example")) {
+  button.addEventListener("click", () => {
+    for (const [name, value] of Object.entries(JSON.parse(button.dataset.flight))) form.elements[name].value = value;
+    showFieldErrors([]);
+  });
+}

@@ -32,9 +32,9 @@ def main(arguments: list[str]) -> None:
         with step("Python", hint="install Python 3.11 or newer and name it: make up PYTHON=python3.12") as current:
             if sys.version_info < (3, 11):  # noqa: UP036 - this is the check
                 raise StepFailedError(f"Python {platform.python_version()} is too old: 3.11 or newer is needed")
-            current.say(platform.python_version())
+            current.result = platform.python_version()
         with step("JDK") as current:
-            current.say(f"{find_jdk(current)}, {shutil.which('java')}")
+            current.result = f"{find_jdk(current)}, {shutil.which('java')}"
         with step("Python packages", hint="check the network; behind a mirror, name it in UV_DEFAULT_INDEX") as current:
             install("requirements-dev.txt" if dev else "requirements.txt", current)
     except StepFailedError as error:
@@ -99,7 +99,7 @@ def install(requirements: str, current: Step) -> None:
     inputs = [PROJECT / requirements, PROJECT / "pyproject.toml", PROJECT / "stack" / "uv.txt"]
     wanted = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()
     if stamp.is_file() and stamp.read_text() == wanted:
-        current.say("as locked")
+        current.result = "as locked"
         return
     log = VENV / "install.log"
     if not PYTHON.exists():
@@ -112,7 +112,7 @@ def install(requirements: str, current: Step) -> None:
     _run([*uv, "--require-hashes", "--compile-bytecode", "-r", requirements], log, "")
     _run([*uv, "--no-deps", "--no-build-isolation", "--editable", "."], log, "")
     stamp.write_text(wanted)
-    current.say(f"{requirements} installed")
+    current.result = f"{requirements} installed"
 
 
 def _run(command: list[str], log: Path | None, hint: str) -> None:

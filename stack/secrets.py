@@ -12,7 +12,7 @@ from flight_delays.settings import Settings
 
 
 def _token() -> str:
-    return secrets.token_urlsafe(32)
+    return secrets.token_urlsafe(64)  # HS512 wants 64 bytes
 
 
 def _fernet_key() -> str:

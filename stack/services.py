@@ -180,6 +180,7 @@ def _spark_connect(settings: Settings) -> Service:
         "spark.connect.session.manager.defaultSessionTimeout": "-1",
         "spark.ui.port": str(settings.port_spark_ui),
         "spark.port.maxRetries": "0",
+        "spark.log.level": "WARN",
         "spark.ui.showConsoleProgress": "false",
         "spark.ui.retainedJobs": "50",
         "spark.ui.retainedStages": "50",

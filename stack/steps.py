@@ -21,22 +21,22 @@ class StepFailedError(Exception):
 
 
 class Step:
-    """A step under way; `say` shows how it stands."""
+    """A step under way: `say` shows how it stands, `result` is what stands behind it at the end."""
 
     def __init__(self, title: str) -> None:
         self._title = title
         self._begin = time.monotonic()
-        self._last = ""
+        self.result = ""
         self._live = sys.stdout.isatty()
         self._show("…", "")
 
     def say(self, state: str) -> None:
-        """Shows the state; the same state is shown only once, but for the running time on a terminal."""
+        """Shows how it stands; off a terminal only where that changed."""
         if self._live:
             self._show("…", state)
-        elif state != self._last:
+        elif state != self.result:
             print(f"    {self._title}: {state} ({self.seconds:.0f} s)", flush=True)
-        self._last = state
+        self.result = state
 
     def done(self, mark: str, state: str) -> None:
         """Shows the final state."""
@@ -71,7 +71,7 @@ def step(title: str, *, hint: str = "", log: Path | None = None) -> Iterator[Ste
     except KeyboardInterrupt:
         current.done("✗", "interrupted")
         raise
-    current.done("✓", current._last)
+    current.done("✓", current.result)
 
 
 def explain(error: StepFailedError) -> str:

@@ -36,7 +36,7 @@ def up(settings: Settings) -> None:
         secrets = load_secrets(settings)
         with step("JVM artifacts") as current:
             current.say("fetching and checking")
-            current.say(artifacts.fetch(settings))
+            current.result = artifacts.fetch(settings)
         supervisor = Supervisor(settings, secrets)
         wanted = services(settings, secrets)
         started = _start(settings, supervisor, wanted, secrets)
@@ -54,7 +54,7 @@ def up(settings: Settings) -> None:
             with step("prediction", log=supervisor.logs / "spark-connect.log", hint="make status") as current:
                 current.say("a flight is on its way")
                 prediction = submit_flight(settings, ANSWER_SECONDS)
-                current.say("came back")
+                current.result = "came back"
         _show(settings, secrets, prediction, time.monotonic() - begin)
 
 
@@ -63,11 +63,11 @@ def down(settings: Settings) -> None:
     with _locked(settings), step("stack") as current:
         supervisor = Supervisor(settings, load_secrets(settings))
         if not supervisor.running():
-            current.say("was not running")
+            current.result = "was not running"
             return
         current.say("stopping")
         supervisor.stop()
-        current.say("stopped; state stays in " + str(settings.home))
+        current.result = "stopped; state stays in " + str(settings.home)
 
 
 @contextmanager
@@ -89,14 +89,14 @@ def _locked(settings: Settings) -> Iterator[None]:
 def _start(settings: Settings, supervisor: Supervisor, wanted: list[Service], secrets: Secrets) -> bool:
     with step("process manager") as current:
         if supervisor.running():
-            current.say("runs already")
+            current.result = "runs already"
             return False
         _check_ports(settings, wanted)
         supervisor.start(wanted)
-        current.say("started")
+        current.result = "started"
     with step("Airflow's database", log=supervisor.logs / "airflow-db.log") as current:
         current.say("migrating")
-        current.say(_migrate(settings, supervisor, secrets))
+        current.result = _migrate(settings, supervisor, secrets)
     for service in wanted:
         supervisor.start_service(service.name)
     return True
@@ -150,7 +150,7 @@ def _await_ready(settings: Settings, supervisor: Supervisor, service: Service, c
             current.say("starting")
             time.sleep(0.3)
         else:
-            current.say("ready")
+            current.result = "ready"
             return
 
 
@@ -170,7 +170,7 @@ def _await_dags(settings: Settings, secrets: Secrets, current: Step) -> AirflowA
     for dag_id, dag in api.dags().items():
         if dag_id in list(DagId) and dag["is_paused"]:
             api.unpause(dag_id)
-    current.say(f"{len(DagId)} parsed, unpaused")
+    current.result = f"{len(DagId)} parsed, unpaused"
     return api
 
 
@@ -194,7 +194,7 @@ def _await_predictor(settings: Settings, api: AirflowApi, current: Step) -> None
                 if run["state"] == "failed":
                     raise _failed_run(settings, api, dag, run["dag_run_id"])
         if _serves_champion(settings) and any(run["state"] == "success" for run in runs[DagId.PREDICTOR]):
-            current.say("serves the champion")
+            current.result = "serves the champion"
             return
         if time.monotonic() > deadline:
             raise StepFailedError(f"no model serves after {CHAIN_SECONDS // 60} minutes")
@@ -257,7 +257,7 @@ def _predict_on_the_way(settings: Settings) -> dict[str, Any] | None:
     try:
         with step("prediction") as current:
             prediction = submit_flight(settings, 5)
-            current.say("came back")
+            current.result = "came back"
             return prediction
     except StepFailedError:
         return None

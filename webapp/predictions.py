@@ -13,23 +13,19 @@ import pymongo
 from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from flight_delays import store
 from flight_delays.contract import BUCKETS, DELAY_MINUTES, FIRST_DATE, LAST_DATE, Request, is_uuid
 from flight_delays.distances import find_distance
 from flight_delays.features import date_parts
 from webapp.errors import ApiError, InvalidError, UnavailableError
 from webapp.forms import FlightForm, read_flight
 from webapp.producer import NotConfirmedError
-from webapp.services import MONGO_SECONDS, ORIGINAL_EXAMPLE, Services, services
+from webapp.services import MONGO_SECONDS, ORIGINAL_EXAMPLE, services
 
 blueprint = Blueprint("predictions", __name__)
 
 ANSWER_SECONDS: Final = 2.8
 """A flight is accepted or refused within this time."""
 MAX_WAIT_SECONDS: Final = 30.0
-FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS, LOOK_GROWTH = 0.003, 0.05, 1.15
-LOOK_SECONDS_PER_POLL: Final = 0.001
-"""With many long polls at once each looks less often: together a thousand times a second at most."""
 FORM_TYPES: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
@@ -86,7 +82,7 @@ def answer(uuid: str) -> Response:
         raise ApiError(400, "malformed_uuid", "The id is no UUID such as 123e4567-e89b-12d3-a456-426614174000", "id")
     uuid = uuid.lower()
     here = services()
-    found = _await_answer(here, uuid, _wait_seconds())
+    found = here.waiting.wait(uuid, _wait_seconds())
     if found is None:
         return jsonify(status="WAIT", id=uuid)
     document = found.document
@@ -130,22 +126,6 @@ def _wait_seconds() -> float:
     if not seconds >= 0:  # NaN too
         raise ApiError(400, "invalid_wait", f"wait must be seconds from 0 to {MAX_WAIT_SECONDS:g}", "wait")
     return min(seconds, MAX_WAIT_SECONDS)
-
-
-def _await_answer(here: Services, uuid: str, wait_seconds: float) -> store.Answer | None:
-    """Looks every few milliseconds at first, as most answers take ten, then less often."""
-    found = store.find_answer(here.db, uuid)
-    if found is not None or not wait_seconds or not here.long_polls.enter():
-        return found
-    deadline, pause = time.monotonic() + wait_seconds, FIRST_LOOK_SECONDS
-    try:
-        while found is None and (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(left, max(pause, here.long_polls.waiting * LOOK_SECONDS_PER_POLL)))
-            pause = min(pause * LOOK_GROWTH, LAST_LOOK_SECONDS)
-            found = store.find_answer(here.db, uuid)
-        return found
-    finally:
-        here.long_polls.leave()
 
 
 def _jsonable(name: str, value: Any) -> Any:

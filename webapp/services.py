@@ -22,6 +22,7 @@ from flight_delays.contract import Collection
 from flight_delays.records import read_manifest
 from flight_delays.settings import Settings
 from webapp.producer import RequestProducer
+from webapp.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -54,28 +55,6 @@ class Known:
     complete: bool
 
 
-class LongPolls:
-    """Counts the requests that wait for an answer. Each holds a thread, so that only so many may."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._lock = threading.Lock()
-        self.waiting = 0
-
-    def enter(self) -> bool:
-        """Whether one more may wait; then `leave` must follow."""
-        with self._lock:
-            if self.waiting >= self._limit:
-                return False
-            self.waiting += 1
-            return True
-
-    def leave(self) -> None:
-        """One waits no more."""
-        with self._lock:
-            self.waiting -= 1
-
-
 class Services:
     """One a process; safe to share between threads."""
 
@@ -84,7 +63,7 @@ class Services:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.producer = RequestProducer(settings)
-        self.long_polls = LongPolls(settings.web_threads * 3 // 4)  # some threads stay free for everyone else
+        self.waiting = Waiting(lambda: self.db, limit=settings.web_threads * 3 // 4)
         self._lock = threading.Lock()
         self._db: Database[dict[str, Any]] | None = None
         self._known: Known | None = None

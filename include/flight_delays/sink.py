@@ -42,7 +42,7 @@ from flight_delays.contract import (
 )
 from flight_delays.settings import Settings, get_settings
 from flight_delays.store import canary_id, connect, ensure_indexes, expire_canaries
-from flight_delays.topics import ensure_topics, partitions
+from flight_delays.topics import ensure_topics
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -57,6 +57,25 @@ _EXPIRY_INTERVAL_SECONDS = 600.0
 _LONGEST_BACKOFF_SECONDS = 5.0
 
 log = logging.getLogger("flight_delays.sink")
+_kafka_log = logging.getLogger("flight_delays.sink.kafka")
+
+
+class _Seldom(logging.Filter):
+    """Lets the same line through once in 30 s: without Kafka its client writes 20 a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: tuple[str, float] = ("", 0.0)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage().partition(" (after ")[0]
+        repeated = text == self._last[0] and record.created < self._last[1] + 30
+        if not repeated:
+            self._last = (text, record.created)
+        return not repeated
+
+
+_kafka_log.addFilter(_Seldom())
 
 
 @dataclass(frozen=True)
@@ -260,7 +279,7 @@ class Sink:
                 "fetch.queue.backoff.ms": 20,  # the default of 1 s stops the flow each time that queue is full
                 "reconnect.backoff.max.ms": 2_000,
             },
-            logger=log,
+            logger=_kafka_log,
         )
         self._written: deque[tuple[float, TopicPartition]] = deque()  # when, and the offset to go on from
         self._early: list[Message] = []  # came while waiting for MongoDB
@@ -278,7 +297,7 @@ class Sink:
         Raises KafkaException where the Kafka client fails for good: let the process manager start a new process.
         """
         try:
-            admin = AdminClient({"bootstrap.servers": self._settings.kafka_bootstrap}, logger=log)
+            admin = AdminClient({"bootstrap.servers": self._settings.kafka_bootstrap}, logger=_kafka_log)
             if self._until_done(lambda: ensure_topics(admin, self._settings)) and self._until_done(
                 lambda: ensure_indexes(self._db)
             ):
@@ -380,12 +399,13 @@ def check(settings: Settings) -> None:
 
     Raises RuntimeError, saying what is missing, where they do not. A sink that was killed is missed after 6 s.
     """
-    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap}, logger=log)
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap}, logger=_kafka_log)
     try:
-        wanted = {(topic, number) for topic in TOPICS for number in range(partitions(admin, topic))}
+        topics = admin.list_topics(timeout=5).topics
         group = admin.describe_consumer_groups([GROUP], request_timeout=5)[GROUP].result()
     except KafkaException as error:
         raise RuntimeError(f"Kafka at {settings.kafka_bootstrap} does not tell what the sink reads: {error}") from error
+    wanted = {(topic, number) for topic in TOPICS for number in (topics[topic].partitions if topic in topics else [0])}
     read = {(p.topic, p.partition) for member in group.members for p in member.assignment.topic_partitions}
     if group.state != ConsumerGroupState.STABLE or not wanted <= read:
         missing = ", ".join(f"{topic}-{number}" for topic, number in sorted(wanted - read)) or "nothing"

@@ -52,7 +52,8 @@ def flight(**changes: Any) -> dict[str, Any]:
 
 def put(line: Stack, *messages: bytes | None, key: str | None = None) -> None:
     """Straight onto the request topic."""
-    producer = Producer({"bootstrap.servers": line.settings.kafka_bootstrap, "compression.type": "zstd"})
+    options = {"compression.type": "zstd", "message.max.bytes": 4_000_000}
+    producer = Producer({"bootstrap.servers": line.settings.kafka_bootstrap, **options})
     for message in messages:
         producer.produce(REQUEST_TOPIC, value=message, key=key)
     assert producer.flush(15) == 0

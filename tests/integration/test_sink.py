@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
+import bson
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Message, Producer
 from pymongo.database import Database
 
 from flight_delays.contract import DEAD_LETTER_TOPIC, RESPONSE_TOPIC, Collection, Reason
 from flight_delays.settings import Settings
-from flight_delays.sink import check
+from flight_delays.sink import Entry, check, entry, store
 from flight_delays.store import find_answer, find_canary
 from tests.conftest import Stack
 
@@ -179,6 +180,22 @@ def test_poison_is_set_aside_and_the_rest_goes_on(settings: Settings, mongo: Dat
     assert prediction.status == "OK"
 
 
+def test_what_mongodb_refuses_is_set_aside(mongo: Database[dict[str, Any]]) -> None:
+    uuid = str(uuid4())
+
+    def message(offset: int) -> Message:
+        topic, key, value = answer(uuid)
+        return Message(topic=topic, partition=0, offset=offset, key=key, value=value, timestamp=(1, 0))
+
+    refused = Entry(Collection.RESPONSES, "refused", bson.encode({"_id": ["no array may be an _id"]}), message(1))
+    for _ in range(2):
+        store(mongo, [refused, entry(message(2))])
+        assert stored(mongo, [uuid])
+        (document,) = mongo[Collection.REJECTED].find({})
+        assert (document["_id"], document["UUID"]) == (f"{RESPONSE_TOPIC}-0-1", uuid)
+        assert "MongoDB refused it" in document["detail"]
+
+
 def test_nothing_is_lost_while_mongodb_is_away(
     stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
 ) -> None:
@@ -193,6 +210,23 @@ def test_nothing_is_lost_while_mongodb_is_away(
         produce(settings, [answer(uuid) for uuid in uuids[800:]])
         eventually(lambda: stored(mongo, uuids))
         assert process.poll() is None
+
+
+def test_partitions_that_come_during_an_outage_lose_nothing(
+    stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
+) -> None:
+    uuids = [str(uuid4()) for _ in range(40)]
+    with sink(settings):
+        with sink(settings) as other:
+            time.sleep(2)  # until the partitions are shared out
+            stack.supervisor.stop_service("mongo")
+            produce(settings, [answer(uuid) for uuid in uuids])
+            time.sleep(2)
+            other.terminate()
+            other.wait(10)
+            time.sleep(4)  # until the first has them all, still waiting for MongoDB
+        stack.await_ready("mongo")
+        eventually(lambda: stored(mongo, uuids))
 
 
 def test_kill_9_of_mongodb_loses_nothing(stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]) -> None:

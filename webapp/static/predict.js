@@ -26,10 +26,10 @@ function showFieldErrors(errors) {
   for (const input of form.querySelectorAll("input")) {
     const found = errors.find((error) => error.field === input.name);
     const place = byId(`${input.name}-error`);
-    place.textContent = found ? found.message : "";
+    place.textContent = found ? found.message.replace(input.name, input.labels[0].textContent) : "";
     place.hidden = !found;
-    input.toggleAttribute("aria-invalid", false);
     if (found) input.setAttribute("aria-invalid", "true");
+    else input.removeAttribute("aria-invalid");
   }
   form.querySelector("[aria-invalid]")?.focus();
 }
@@ -48,7 +48,7 @@ function show(answer, startedAt) {
     const bucket = Number(row.dataset.bucket);
     const share = flight.Probability[bucket];
     row.classList.toggle("winner", bucket === flight.Prediction);
-    row.querySelector(".chosen").hidden = bucket !== flight.Prediction;
+    row.querySelector(".chosen").hidden = bucket !== flight.Prediction; // also for screen readers
     row.querySelector(".percent").textContent = `${(100 * share).toFixed(1)} %`;
     row.querySelector(".bar span").style.width = `${100 * share}%`;
   }
@@ -64,6 +64,8 @@ function show(answer, startedAt) {
   say("");
   complain("");
   byId("prediction").hidden = false;
+  const outcome = byId("outcome"); // on a phone it lies below the form
+  if (outcome.getBoundingClientRect().top > 0.6 * window.innerHeight) outcome.scrollIntoView();
 }
 
 async function poll(place, id, startedAt, signal) {
@@ -143,10 +145,24 @@ async function submit(event) {
   await poll(accepted.place, accepted.id, startedAt, signal);
 }
 
+/** Under a code that the list knows stands its name. */
+function nameCode(input) {
+  const option = [...input.list.options].find((each) => each.value === input.value.trim().toUpperCase());
+  const hint = byId(`${input.name}-hint`);
+  hint.dataset.plain ??= hint.textContent;
+  hint.textContent = option?.textContent || hint.dataset.plain;
+}
+
 form.addEventListener("submit", submit);
+const codes = form.querySelectorAll("input[list]");
+for (const input of codes) {
+  nameCode(input);
+  input.addEventListener("input", () => nameCode(input));
+}
 for (const button of document.querySelectorAll(".example")) {
   button.addEventListener("click", () => {
     for (const [name, value] of Object.entries(JSON.parse(button.dataset.flight))) form.elements[name].value = value;
+    codes.forEach(nameCode);
     showFieldErrors([]);
   });
 }

@@ -1,0 +1,63 @@
+"""Takes the screenshots of README.md from the running stack: `.venv/bin/python docs/take_screenshots.py`.
+
+Needs a Chromium on the PATH (Debian: the package chromium) and Playwright (`make lint` installs it).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from flight_delays.names import DagId
+from flight_delays.settings import LOOPBACK, get_settings
+from stack.secrets import load_secrets
+
+IMAGES = Path(__file__).parent / "images"
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+def main() -> None:
+    """Opens the pages as a person does and saves what is seen."""
+    IMAGES.mkdir(exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        form(browser, "form.png", 1280, 860)
+        form(browser, "form-phone.png", 390, 1100)
+        airflow(browser)
+        browser.close()
+
+
+def form(browser: Browser, name: str, width: int, height: int) -> None:
+    """The form with the answer to a flight that the model knows."""
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.goto(f"http://{LOOPBACK}:{get_settings().port_web}/flights/delays/predict_kafka")
+    page.click("#known-example")
+    page.click("button[type=submit]")
+    page.wait_for_selector("#prediction:not([hidden])", timeout=20_000)
+    page.wait_for_timeout(500)
+    page.screenshot(path=IMAGES / name, full_page=True)
+
+
+def airflow(browser: Browser) -> None:
+    """The list of the DAGs, and the graph of the predictor's last run."""
+    settings = get_settings()
+    page: Page = browser.new_page(viewport={"width": 1400, "height": 900})
+    base = f"http://{LOOPBACK}:{settings.port_airflow}"
+    page.goto(base)
+    page.fill("input[name=username]", "admin")
+    page.fill("input[name=password]", load_secrets(settings).airflow_password)
+    page.click("button[type=submit]")
+    page.goto(f"{base}/dags")
+    page.wait_for_selector(f"text={DagId.HEALTH}", timeout=30_000)
+    page.wait_for_timeout(2500)
+    page.screenshot(path=IMAGES / "airflow.png")
+    page.goto(f"{base}/dags/{DagId.PREDICTOR}")
+    page.wait_for_timeout(4000)
+    page.screenshot(path=IMAGES / "airflow-predictor.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""What `make up` does once all services run: unpauses the DAGs, triggers what is missing, follows it to a serving model.
+"""What `make up` does once all services run: unpauses the DAGs, triggers what is missing, waits for a serving model.
 
 Runs in the network of the API server, which it finds on loopback as `make up` does. Harmless when run again.
 """
@@ -11,7 +11,7 @@ import sys
 from flight_delays.settings import get_settings
 from stack.secrets import Secrets
 from stack.steps import StepFailedError, explain, step
-from stack.up import _await_dags, _await_predictor
+from stack.up import await_dags, await_predictor
 
 
 def main() -> None:
@@ -19,9 +19,9 @@ def main() -> None:
     settings = get_settings()
     try:
         with step("DAGs", hint="docker compose logs airflow-dag-processor") as current:
-            api = _await_dags(settings, Secrets(airflow_password=os.environ["AIRFLOW_PASSWORD"]), current)
+            api = await_dags(settings, Secrets(airflow_password=os.environ["AIRFLOW_PASSWORD"]), current)
         with step("predictor", hint="look at the failed task in Airflow; docker compose up starts again") as current:
-            _await_predictor(settings, api, current)
+            await_predictor(settings, api, current)
     except StepFailedError as error:
         sys.exit(explain(error))
 

@@ -42,15 +42,15 @@ def up(settings: Settings) -> None:
         started = _start(settings, supervisor, wanted, secrets)
         for service in wanted:
             with step(service.name, log=supervisor.logs / f"{service.name}.log", hint="make logs") as current:
-                _await_ready(settings, supervisor, service, current)
+                await_ready(settings, supervisor, service, current)
         with step("DAGs", log=supervisor.logs / "airflow-dag-processor.log") as current:
-            api = _await_dags(settings, secrets, current)
+            api = await_dags(settings, secrets, current)
         prediction = _predict_on_the_way(settings) if not started else None
         if prediction is None:
             with step(
                 "predictor", hint="open Airflow, look at the failed task's log, mend, and `make up` again"
             ) as current:
-                _await_predictor(settings, api, current)
+                await_predictor(settings, api, current)
             with step("prediction", log=supervisor.logs / "spark-connect.log", hint="make status") as current:
                 current.say("a flight is on its way")
                 prediction = submit_flight(settings, ANSWER_SECONDS)
@@ -136,7 +136,8 @@ def _migrate(settings: Settings, supervisor: Supervisor, secrets: Secrets) -> st
     return "migrated"
 
 
-def _await_ready(settings: Settings, supervisor: Supervisor, service: Service, current: Step) -> None:
+def await_ready(settings: Settings, supervisor: Supervisor, service: Service, current: Step) -> None:
+    """Returns once the service itself answers; starts it where it was stopped. Raises StepFailedError in time."""
     deadline = time.monotonic() + SERVICE_SECONDS
     while True:
         process = supervisor.states()[service.name]
@@ -157,7 +158,8 @@ def _await_ready(settings: Settings, supervisor: Supervisor, service: Service, c
 # --- Airflow ---------------------------------------------------------------------------------------------------------
 
 
-def _await_dags(settings: Settings, secrets: Secrets, current: Step) -> AirflowApi:
+def await_dags(settings: Settings, secrets: Secrets, current: Step) -> AirflowApi:
+    """Returns once Airflow has parsed all DAGs, and unpauses them. Raises StepFailedError with the first error."""
     deadline = time.monotonic() + DAGS_SECONDS
     api = AirflowApi(settings, secrets)
     while missing := [dag for dag in DagId if dag not in api.dags()]:
@@ -177,7 +179,7 @@ def _await_dags(settings: Settings, secrets: Secrets, current: Step) -> AirflowA
 CHAIN = (DagId.RECORDS, DagId.DISTANCES, DagId.TRAINING, DagId.PREDICTOR)
 
 
-def _await_predictor(settings: Settings, api: AirflowApi, current: Step) -> None:
+def await_predictor(settings: Settings, api: AirflowApi, current: Step) -> None:
     """Triggers what leads to a serving predictor, where it is not under way, and follows the runs."""
     champion = registry.read_pointer(settings.models).champion
     before = {run["dag_run_id"] for dag in CHAIN for run in api.runs(dag) if run["state"] not in ACTIVE}

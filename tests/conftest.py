@@ -20,7 +20,7 @@ from stack.secrets import Secrets, load_secrets
 from stack.services import services
 from stack.steps import Step
 from stack.supervisor import Supervisor
-from stack.up import _await_ready, up
+from stack.up import await_ready, up
 
 SKIPPED_IN_CI = os.environ.get("CI") == "true"
 
@@ -40,7 +40,7 @@ class Stack:
     def await_ready(self, name: str) -> None:
         """Starts the service where it does not run, and waits until it answers."""
         service = next(service for service in services(self.settings, self.secrets) if service.name == name)
-        _await_ready(self.settings, self.supervisor, service, Step(name))
+        await_ready(self.settings, self.supervisor, service, Step(name))
 
 
 @contextmanager

@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     canary_retention_hours: float = Field(default=24, gt=0, description="How long canaries are kept")
 
     web_workers: int = Field(default=1, ge=1, description="Processes of the web app")
-    web_threads: int = Field(default=64, ge=4, description="Threads of each; long polls may hold three quarters of them")
+    web_threads: int = Field(default=64, ge=4, description="Threads of each; long polls may hold 3/4")
 
     sink_batch_size: int = Field(default=500, ge=1, description="Most messages the sink writes at once")
     sink_commit_delay_seconds: float = Field(

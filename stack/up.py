@@ -91,7 +91,7 @@ def _start(settings: Settings, supervisor: Supervisor, wanted: list[Service], se
         if supervisor.running():
             current.result = "runs already"
             return False
-        _check_ports(settings, wanted)
+        check_ports(settings, wanted)
         supervisor.start(wanted)
         current.result = "started"
     with step("Airflow's database", log=supervisor.logs / "airflow-db.log") as current:
@@ -102,7 +102,8 @@ def _start(settings: Settings, supervisor: Supervisor, wanted: list[Service], se
     return True
 
 
-def _check_ports(settings: Settings, wanted: list[Service]) -> None:
+def check_ports(settings: Settings, wanted: list[Service]) -> None:
+    """Raises StepFailedError for a port that another program holds, with the setting that moves it."""
     for name in [*(port for service in wanted for port in service.ports), "port_supervisor"]:
         port = getattr(settings, name)
         with socket.socket() as probe:

@@ -214,7 +214,7 @@ class Response(Message):
     DayOfWeek: int
     Route: str
     Prediction: Annotated[int, Field(ge=0, le=3)]
-    Probability: Annotated[list[float], Field(min_length=4, max_length=4)]
+    Probability: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=4, max_length=4)]
     ModelVersion: str
     Deployment: int
     RequestPartition: int

@@ -309,7 +309,7 @@ def test_spark_submit_runs_the_predictor_the_originals_way(line: Stack, tmp_path
 
 def test_a_killed_engine_is_repaired_and_nothing_is_lost(line: Stack) -> None:
     before = generation(line)
-    os.kill(line.supervisor.states()["spark-connect"]["pid"], signal.SIGKILL)
+    line.kill("spark-connect")
     accepted = [httpx.post(line.web_url + PLACE, json=_form()).json()["id"] for _ in range(10)]
     line.await_ready("spark-connect")
     states = run_dag(line, DagId.HEALTH)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
+from flight_delays.names import DagId
 from flight_delays.settings import get_settings
 from stack.secrets import Secrets
 from stack.steps import StepFailedError, explain, step
@@ -22,6 +23,7 @@ def main() -> None:
             api = await_dags(settings, Secrets(airflow_password=os.environ["AIRFLOW_PASSWORD"]), current)
         with step("predictor", hint="look at the failed task in Airflow; docker compose up starts again") as current:
             await_predictor(settings, api, current)
+            api.pause(DagId.HEALTH, False)
     except StepFailedError as error:
         sys.exit(explain(error))
 

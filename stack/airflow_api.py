@@ -30,9 +30,9 @@ class AirflowApi:
         """What is wrong with the DAG files, a text each."""
         return [f"{e['filename']}:\n{e['stack_trace']}" for e in self._get("/importErrors")["import_errors"]]
 
-    def unpause(self, dag_id: str) -> None:
-        """Lets the DAG's schedule run."""
-        self._client.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": False}).raise_for_status()
+    def pause(self, dag_id: str, paused: bool = True) -> None:
+        """Stops the DAG's schedule, or lets it run again."""
+        self._client.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": paused}).raise_for_status()
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
         """Starts a run and returns its id."""

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -27,6 +27,8 @@ SERVICE_SECONDS = 180
 DAGS_SECONDS = 120
 CHAIN_SECONDS = 1500
 ANSWER_SECONDS = 60
+CHAIN = (DagId.RECORDS, DagId.DISTANCES, DagId.TRAINING, DagId.PREDICTOR)
+"""The DAGs that lead to a serving predictor."""
 
 
 def up(settings: Settings) -> None:
@@ -55,6 +57,7 @@ def up(settings: Settings) -> None:
                 current.say("a flight is on its way")
                 prediction = submit_flight(settings, ANSWER_SECONDS)
                 current.result = "came back"
+        api.pause(DagId.HEALTH, False)
         _show(settings, secrets, prediction, time.monotonic() - begin)
 
 
@@ -66,6 +69,8 @@ def down(settings: Settings) -> None:
             current.result = "was not running"
             return
         current.say("stopping")
+        with suppress(httpx.HTTPError):  # an Airflow that does not answer keeps its schedule; the health check copes
+            AirflowApi(settings, load_secrets(settings)).pause(DagId.HEALTH)
         supervisor.stop()
         current.result = "stopped; state stays in " + str(settings.home)
 
@@ -160,7 +165,10 @@ def await_ready(settings: Settings, supervisor: Supervisor, service: Service, cu
 
 
 def await_dags(settings: Settings, secrets: Secrets, current: Step) -> AirflowApi:
-    """Returns once Airflow has parsed all DAGs, and unpauses them. Raises StepFailedError with the first error."""
+    """Returns once Airflow has parsed all DAGs; unpauses those of `CHAIN`. Raises StepFailedError with the first error.
+
+    The health check stays paused until a predictor serves: before, it would only say that none does.
+    """
     deadline = time.monotonic() + DAGS_SECONDS
     api = AirflowApi(settings, secrets)
     while missing := [dag for dag in DagId if dag not in api.dags()]:
@@ -171,13 +179,10 @@ def await_dags(settings: Settings, secrets: Secrets, current: Step) -> AirflowAp
         current.say(f"waiting for {len(missing)}")
         time.sleep(0.5)
     for dag_id, dag in api.dags().items():
-        if dag_id in list(DagId) and dag["is_paused"]:
-            api.unpause(dag_id)
-    current.result = f"{len(DagId)} parsed, unpaused"
+        if dag_id in CHAIN and dag["is_paused"]:
+            api.pause(dag_id, False)
+    current.result = f"{len(DagId)} parsed"
     return api
-
-
-CHAIN = (DagId.RECORDS, DagId.DISTANCES, DagId.TRAINING, DagId.PREDICTOR)
 
 
 def await_predictor(settings: Settings, api: AirflowApi, current: Step) -> None:

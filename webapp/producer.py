@@ -34,6 +34,7 @@ class RequestProducer:
             "socket.nagle.disable": True,
             "reconnect.backoff.ms": 50,
             "reconnect.backoff.max.ms": 500,  # the first request after an outage must not meet a sleeping client
+            "log_level": 2,  # else four lines a second while Kafka is away; each refused request is logged with its reason
         }
         self._lock = threading.Lock()
         self._producer: Any = None

@@ -1,4 +1,4 @@
-"""docker-compose.yaml, its Dockerfile and its .env: valid, closed to the outside, and the same as the embedded stack."""
+"""docker-compose.yaml, its Dockerfile and its .env: valid, closed to the outside, equal to the embedded stack."""
 
 from __future__ import annotations
 

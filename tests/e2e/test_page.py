@@ -1,0 +1,126 @@
+"""The form's page, as a person with a browser sees it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from pymongo.database import Database
+
+from flight_delays.contract import BUCKETS, Collection
+
+pytestmark = [pytest.mark.browser, pytest.mark.integration]
+
+FORM = "/flights/delays/predict_kafka"
+NOWHERE = "127.0.0.1:1"
+
+
+def answer(uuid: str) -> dict[str, Any]:
+    """A prediction as the sink writes it."""
+    now = dt.datetime.now(dt.UTC)
+    return {
+        **{"_id": uuid, "UUID": uuid, "Timestamp": now, "PredictedAt": now, "FlightDate": dt.datetime(2016, 12, 25)},
+        **{"Carrier": "AA", "FlightNum": "1519", "Origin": "ATL", "Dest": "SFO", "Route": "ATL-SFO", "DepDelay": 5.0},
+        **{"Distance": 2139.0, "Prediction": 3, "Probability": [0.0, 0.05, 0.2, 0.75], "ModelVersion": "v"},
+    }
+
+
+def submit(page: Page) -> str:
+    """Presses Predict and returns the UUID of the accepted request."""
+    with page.expect_response(lambda response: response.request.method == "POST") as posted:
+        page.get_by_role("button", name="Predict", exact=True).click()
+    assert posted.value.status == 202
+    return str(posted.value.json()["id"])
+
+
+def test_prediction_of_the_whole_line(line: Any, page: Page) -> None:
+    """Through Kafka, Spark and MongoDB: the original's example, which the model never saw, then a route it knows."""
+    page.goto(line.web_url)
+    assert page.url.endswith(FORM)
+    values = {name: page.input_value(f"#{name}") for name in ("DepDelay", "Carrier", "FlightDate", "Origin", "Dest")}
+    assert values == {"DepDelay": "5", "Carrier": "AA", "FlightDate": "2016-12-25", "Origin": "ATL", "Dest": "SFO"}
+    submit(page)
+    expect(page.locator("#label")).to_have_text(
+        re.compile("|".join(re.escape(b.label) for b in BUCKETS)), timeout=20_000
+    )
+    expect(page.locator("#unseen")).to_contain_text("origin ATL")
+
+    page.locator("#known-example").click()
+    uuid = submit(page)
+    expect(page.locator("#request-id")).to_have_text(uuid, timeout=20_000)
+    expect(page.locator("#unseen")).to_be_hidden()
+    shares = [float(text.rstrip(" %")) for text in page.locator(".percent").all_inner_texts()]
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+    winner = page.locator("tr.winner")
+    assert float(winner.locator(".percent").inner_text().rstrip(" %")) == max(shares)
+    assert page.locator("#label").inner_text() in winner.inner_text()
+    assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{8}", page.locator("#model").inner_text())
+    assert re.fullmatch(r"\d+ ms|\d+\.\d s", page.locator("#took").inner_text())
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_answer_and_errors_at_any_width(
+    web_app: Callable[..., Any], mongo: Database[dict[str, Any]], browser: Browser, width: int
+) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    with web_app() as url:
+        page.goto(url + FORM)
+        page.fill("#Carrier", "zz")
+        page.fill("#DepDelay", "99999")
+        page.keyboard.press("Enter")
+        expect(page.locator("#Carrier-error")).to_contain_text("ZZ is not known")
+        expect(page.locator("#DepDelay-error")).to_contain_text("-1440 to 4320")
+        expect(page.locator("#Carrier")).to_be_focused()
+        assert page.get_attribute("#DepDelay", "aria-invalid") == "true"
+        expect(page.locator("#Origin-error")).to_be_hidden()
+
+        page.fill("#Carrier", "aa")
+        page.fill("#DepDelay", "5")
+        mongo[Collection.RESPONSES].insert_one(answer(submit(page)))
+        expect(page.locator("#label")).to_have_text("Very Late (30+ Minutes Late)")
+        expect(page.locator("#label")).to_be_in_viewport()
+        assert page.locator(".percent").all_inner_texts() == ["0.0 %", "5.0 %", "20.0 %", "75.0 %"]
+        expect(page.locator("#Carrier-error")).to_be_hidden()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
+def test_no_answer_is_said_and_a_late_one_still_shown(
+    web_app: Callable[..., Any], mongo: Database[dict[str, Any]], page: Page
+) -> None:
+    with web_app() as url:
+        page.goto(url + FORM)
+        uuid = submit(page)
+        expect(page.locator("#problem")).to_be_hidden()
+        expect(page.locator("#problem")).to_contain_text("No prediction came within 10 seconds", timeout=12_000)
+        mongo[Collection.RESPONSES].insert_one(answer(uuid))
+        expect(page.locator("#label")).to_have_text("Very Late (30+ Minutes Late)")
+        expect(page.locator("#problem")).to_be_hidden()
+
+
+def test_rejection_is_said(web_app: Callable[..., Any], mongo: Database[dict[str, Any]], page: Page) -> None:
+    with web_app() as url:
+        page.goto(url + FORM)
+        document = {"_id": "t-0-1", "UUID": submit(page), "reason": "out_of_range", "field": "DepDelay"}
+        mongo[Collection.REJECTED].insert_one(document)
+        expect(page.locator("#problem")).to_contain_text("out_of_range, field DepDelay")
+
+
+@pytest.mark.parametrize("part", ["kafka", "mongo"])
+def test_unavailable_is_said(web_app: Callable[..., Any], page: Page, part: str) -> None:
+    with web_app(**{part: {"kafka": NOWHERE, "mongo": f"mongodb://{NOWHERE}/"}[part]}) as url:
+        page.goto(url + FORM)
+        page.get_by_role("button", name="Predict", exact=True).click()
+        expect(page.locator("#problem")).to_contain_text("Not available just now", timeout=6_000)
+        expect(page.locator("#problem")).to_contain_text({"kafka": "Kafka", "mongo": "MongoDB"}[part])
+
+
+def test_web_app_gone_is_said(web_app: Callable[..., Any], page: Page) -> None:
+    with web_app() as url:
+        page.goto(url + FORM)
+    page.get_by_role("button", name="Predict", exact=True).click()
+    expect(page.locator("#problem")).to_contain_text("cannot be reached")

@@ -1,0 +1,98 @@
+"""What holds for every answer of the web app, also while Kafka and MongoDB are both away."""
+
+from __future__ import annotations
+
+import time
+from uuid import uuid4
+
+import pytest
+from flask.testing import FlaskClient
+
+SUBMIT = "/flights/delays/predict/classify_realtime"
+FORM = "/flights/delays/predict_kafka"
+
+
+def test_front_page_leads_to_the_form(away: FlaskClient) -> None:
+    moved = away.get("/")
+
+    assert (moved.status_code, moved.headers["Location"]) == (302, FORM)
+
+
+def test_form_shows_without_any_service(away: FlaskClient) -> None:
+    page = away.get(FORM)
+
+    assert page.status_code == 200
+    assert '<option value="ATL">' in page.text
+    assert '<option value="AA">American Airlines' in page.text
+    assert "<script>" not in page.text  # nothing inline: the content security policy would stop it
+    assert "style=" not in page.text
+    assert "//" not in page.text.replace("http://127.0.0.1", "")  # nothing from other hosts
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/shutdown", 404, "not_found"),
+        ("GET", "/static/../__init__.py", 404, "not_found"),
+        ("GET", SUBMIT, 405, "method_not_allowed"),
+        ("POST", FORM, 405, "method_not_allowed"),
+        ("DELETE", SUBMIT + "/response/x", 405, "method_not_allowed"),
+        ("GET", SUBMIT + "/response/123", 400, "malformed_uuid"),
+        ("GET", SUBMIT + "/response/" + "g" * 36, 400, "malformed_uuid"),
+        ("GET", SUBMIT + "/response/" + "1" * 5000, 400, "malformed_uuid"),
+        ("POST", SUBMIT, 400, "missing_field"),
+    ],
+)
+def test_errors_are_json(away: FlaskClient, method: str, path: str, status: int, code: str) -> None:
+    answer = away.open(path, method=method)
+
+    assert (answer.status_code, answer.json["code"]) == (status, code)
+    assert answer.json["message"]
+    assert "field" in answer.json
+    if status == 405:
+        assert answer.headers["Allow"]
+
+
+@pytest.mark.parametrize("path", [FORM, "/nothing", SUBMIT + "/response/123", "/static/predict.css", "/"])
+def test_security_headers(away: FlaskClient, path: str) -> None:
+    headers = away.get(path).headers
+
+    assert "default-src 'self'" in headers["Content-Security-Policy"]
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert "Set-Cookie" not in headers
+
+
+def test_other_sites_cannot_submit(away: FlaskClient) -> None:
+    refused = away.post(SUBMIT, data={}, headers={"Sec-Fetch-Site": "cross-site"})
+
+    assert (refused.status_code, refused.json["code"]) == (403, "cross_site")
+
+
+@pytest.mark.parametrize("wait", ["", "?wait=30"])
+def test_answer_while_mongodb_is_away(away: FlaskClient, wait: str) -> None:
+    begin = time.monotonic()
+    answer = away.get(f"{SUBMIT}/response/{uuid4()}{wait}")
+
+    assert time.monotonic() - begin < 3
+    assert (answer.status_code, answer.json["code"]) == (503, "mongodb_unavailable")
+    assert answer.headers["Retry-After"]
+    assert "accepted" not in answer.json["message"]
+
+
+def test_health_while_both_are_away(away: FlaskClient) -> None:
+    begin = time.monotonic()
+    health = away.get("/healthz")
+
+    assert time.monotonic() - begin < 3
+    assert (health.status_code, health.json) == (503, {"status": "down", "kafka": "down", "mongodb": "down"})
+
+
+def test_internal_error_shows_no_trace(away: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(away.application.view_functions, "predictions.form", lambda: 1 / 0)
+    answer = away.get(FORM)
+
+    assert (answer.status_code, answer.json["code"]) == (500, "internal_error")
+    assert "division" not in answer.text

@@ -1,0 +1,267 @@
+"""The endpoint that takes a flight."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import string
+import time
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flight_delays.canary import partition_of
+from flight_delays.contract import REQUEST_TOPIC, Request, is_uuid, parse_timestamp
+from flight_delays.settings import Settings
+from webapp import create_app
+from webapp.forms import FlightForm
+
+pytestmark = pytest.mark.integration
+
+URL = "/flights/delays/predict/classify_realtime"
+FLIGHT = {
+    "DepDelay": "5",
+    "Carrier": "AA",
+    "FlightDate": "2016-12-25",
+    "Origin": "ATL",
+    "Dest": "SFO",
+    "FlightNum": "1519",
+}
+
+
+def message_of(stack: Any, uuid: str) -> tuple[dict[str, Any], int]:
+    """The message with that key, and its partition; looked for from the beginning of the topic."""
+    consumer = Consumer({"bootstrap.servers": stack.settings.kafka_bootstrap, "group.id": "test"})
+    consumer.assign([TopicPartition(REQUEST_TOPIC, number, 0) for number in range(stack.settings.topic_partitions)])
+    try:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            message = consumer.poll(1)
+            if message is not None and message.error() is None and message.key() == uuid.encode():
+                return json.loads(message.value()), message.partition()
+        raise AssertionError(f"{uuid} is not on {REQUEST_TOPIC}")
+    finally:
+        consumer.close()
+
+
+def test_accepted_flight_is_on_the_topic(client: FlaskClient, stack: Any) -> None:
+    accepted = client.post(
+        URL, data={**FLIGHT, "Carrier": " aa", "Origin": "atl", "extra": "ignored", "DayOfWeek": "9"}
+    )
+
+    assert accepted.status_code == 202
+    uuid = accepted.json["id"]
+    assert accepted.json == {"status": "OK", "id": uuid}
+    assert is_uuid(uuid)
+    assert accepted.headers["Location"] == f"{URL}/response/{uuid}"
+    assert client.get(accepted.headers["Location"]).json == {"status": "WAIT", "id": uuid}
+    message, partition = message_of(stack, uuid)
+    assert partition == partition_of(uuid, stack.settings.topic_partitions)
+    age = dt.datetime.now(dt.UTC) - parse_timestamp(message.pop("Timestamp"))
+    assert dt.timedelta(0) <= age < dt.timedelta(seconds=30)
+    assert message == {
+        "UUID": uuid,
+        "Carrier": "AA",
+        "FlightDate": "2016-12-25",
+        "FlightNum": "1519",
+        "Origin": "ATL",
+        "Dest": "SFO",
+        "DepDelay": 5.0,
+        "Distance": 2139.0,
+        "DayOfYear": 360,
+        "DayOfMonth": 25,
+        "DayOfWeek": 7,
+    }
+
+
+def test_json_is_taken_too(client: FlaskClient, stack: Any) -> None:
+    accepted = client.post(URL, json={**FLIGHT, "DepDelay": -3.5, "FlightNum": 1519, "CRSDepTime": "0905"})
+
+    message, _ = message_of(stack, accepted.json["id"])
+    assert (message["DepDelay"], message["FlightNum"], message["CRSDepTime"]) == (-3.5, "1519", "0905")
+
+
+def test_pair_without_a_distance_gets_the_great_circle(client: FlaskClient, stack: Any) -> None:
+    accepted = client.post(URL, data={**FLIGHT, "Origin": "BQN", "Dest": "ANC"})
+
+    message, _ = message_of(stack, accepted.json["id"])
+    assert message["Distance"] == pytest.approx(4867, abs=15)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "code"),
+    [
+        ("DepDelay", "", "missing_field"),
+        ("DepDelay", "late", "invalid_format"),
+        ("DepDelay", "NaN", "invalid_format"),
+        ("DepDelay", "inf", "invalid_format"),
+        ("DepDelay", "1_0", "invalid_format"),
+        ("DepDelay", "1e9", "out_of_range"),
+        ("DepDelay", "1e999", "out_of_range"),
+        ("DepDelay", True, "wrong_type"),
+        ("DepDelay", float("nan"), "out_of_range"),
+        ("DepDelay", 10**400, "out_of_range"),
+        ("DepDelay", [5], "wrong_type"),
+        ("FlightDate", "2016-13-45", "out_of_range"),
+        ("FlightDate", "25/12/2016", "invalid_format"),
+        ("FlightDate", "0001-01-01", "out_of_range"),
+        ("FlightNum", "AA1519", "invalid_format"),
+        ("Carrier", "ZZ", "unknown_carrier"),
+        ("Carrier", "A" * 200, "invalid_format"),
+        ("Carrier", {"$ne": 1}, "wrong_type"),
+        ("Origin", "QQQ", "unknown_airport"),
+        ("Origin", "<script>alert(1)</script>", "invalid_format"),
+        ("Dest", "\ud800", "wrong_type"),
+        ("Dest", "ATL", "same_airport"),
+        ("Dest", "atl", "same_airport"),
+        ("CRSDepTime", "2460", "invalid_format"),
+        ("Canary", True, "reserved_field"),
+        ("Replay", "x", "reserved_field"),
+        ("UUID", "x", "reserved_field"),
+        ("Distance", 1, "reserved_field"),
+    ],
+)
+def test_bad_field_is_named(client: FlaskClient, field: str, value: Any, code: str) -> None:
+    refused = client.post(URL, json={**FLIGHT, field: value})
+
+    assert refused.status_code == 400
+    assert (refused.json["code"], refused.json["field"]) == (code, field)
+    assert refused.json["message"]
+    [error] = refused.json["errors"]
+    assert (error["code"], error["field"]) == (code, field)
+    assert error["accepted"]
+
+
+def test_unknown_carrier_is_told_what_is_known(client: FlaskClient) -> None:
+    refused = client.post(URL, data={**FLIGHT, "Carrier": "ZZ"})
+
+    assert ", AA, " in refused.json["errors"][0]["accepted"]
+
+
+def test_all_bad_fields_are_listed(client: FlaskClient) -> None:
+    refused = client.post(URL, data={"Origin[$gt]": "", "DepDelay": "x", "Carrier": "ZZ", "Canary": "1"})
+
+    assert refused.status_code == 400
+    found = {error["field"]: error["code"] for error in refused.json["errors"]}
+    assert found == {
+        "Carrier": "unknown_carrier",
+        "FlightDate": "missing_field",
+        "FlightNum": "missing_field",
+        "Origin": "missing_field",
+        "Dest": "missing_field",
+        "DepDelay": "invalid_format",
+        "Canary": "reserved_field",
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        (b"DepDelay=5", "text/plain", 400),
+        (b"\x00\xff", None, 400),
+        (b"", None, 400),
+        (b"{", "application/json", 400),
+        (b"\xff\xfe\x00", "application/json", 400),
+        (b"[" * 10_000, "application/json", 400),
+        (b'{"a":' * 3_000, "application/json", 400),
+        (b"9" * 10_000, "application/json", 400),
+        (b"null", "application/json", 400),
+        (b"[1]", "application/json", 400),
+        (b"DepDelay=%FF%&Carrier=%00", "application/x-www-form-urlencoded", 400),
+        (b"no parts", "multipart/form-data; boundary=x", 400),
+        (b"a=" + b"x" * 17_000, "application/x-www-form-urlencoded", 413),
+        (b'{"a":"' + b"x" * 17_000 + b'"}', "application/json", 413),
+        (b"x" * 17_000, "text/plain", 413),
+    ],
+)
+def test_bad_body(client: FlaskClient, body: bytes, content_type: str | None, status: int) -> None:
+    refused = client.post(URL, data=body, content_type=content_type)
+
+    assert refused.status_code == status
+    assert refused.json["code"]
+    assert refused.json["message"]
+
+
+_TEXT = st.text(max_size=30)
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | _TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXT, inner, max_size=3),
+    max_leaves=5,
+)
+_NAMES = st.sampled_from([*FlightForm.model_fields, *Request.model_fields])
+_LIKELY = st.sampled_from(
+    [*FLIGHT.values(), "EWR", "B6", "-15", "2013-02-29", "1e400", " ", "0000", "\uff21", "\ud800"]
+)
+_CODE = st.text(string.ascii_letters + string.digits, min_size=2, max_size=3)
+_PARTS = st.dictionaries(_NAMES | _TEXT, _JSON | _LIKELY | _CODE, max_size=8)
+
+
+@settings(
+    max_examples=250, deadline=5_000, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(parts=_PARTS, whole=st.booleans(), as_json=st.booleans())
+def test_whatever_comes_is_accepted_or_explained(
+    client: FlaskClient, parts: dict[str, Any], whole: bool, as_json: bool
+) -> None:
+    data = {**FLIGHT, **parts} if whole else parts
+    if as_json:
+        answer = client.post(URL, data=json.dumps(data), content_type="application/json")
+    else:
+        form = {name: str(value).encode(errors="replace").decode() for name, value in data.items()}
+        answer = client.post(URL, data={name.encode(errors="replace").decode(): value for name, value in form.items()})
+
+    if answer.status_code == 202:
+        assert is_uuid(answer.json["id"])
+    else:
+        assert answer.status_code == 400
+        assert answer.json["code"]
+        for error in answer.json["errors"]:
+            assert error["code"]
+            assert error["field"]
+            assert error["accepted"]
+
+
+@settings(max_examples=100, deadline=5_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    body=st.binary(max_size=200),
+    content_type=st.sampled_from(
+        ["application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "x", "", "a/b; c"]
+    ),
+)
+def test_no_bytes_break_it(client: FlaskClient, body: bytes, content_type: str) -> None:
+    assert client.post(URL, data=body, content_type=content_type).status_code == 400
+
+
+def test_kafka_away(client: FlaskClient, stack: Any, tmp_path: Any) -> None:
+    app = create_app(stack.settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:1"}))
+    begin = time.monotonic()
+    refused = app.test_client().post(URL, data=FLIGHT)
+
+    assert time.monotonic() - begin < 3
+    assert refused.status_code == 503
+    assert refused.json["code"] == "kafka_unavailable"
+    assert int(refused.headers["Retry-After"]) > 0
+    health = app.test_client().get("/healthz")
+    assert (health.status_code, health.json) == (503, {"status": "down", "kafka": "down", "mongodb": "ok"})
+
+
+def test_mongodb_away(client: FlaskClient, stack: Any) -> None:
+    away: Settings = stack.settings.model_copy(update={"mongo_uri": "mongodb://127.0.0.1:1/"})
+    app = create_app(away)
+    for flight in (FLIGHT, {**FLIGHT, "Origin": "QQQ"}):  # whether QQQ is known only MongoDB can tell
+        begin = time.monotonic()
+        refused = app.test_client().post(URL, data=flight)
+        assert time.monotonic() - begin < 3
+        assert (refused.status_code, refused.json["code"]) == (503, "mongodb_unavailable")
+        assert int(refused.headers["Retry-After"]) > 0
+    assert app.test_client().post(URL, data={**FLIGHT, "DepDelay": "x"}).status_code == 400
+
+
+def test_health(client: FlaskClient) -> None:
+    health = client.get("/healthz")
+
+    assert (health.status_code, health.json) == (200, {"status": "ok", "kafka": "ok", "mongodb": "ok"})

@@ -49,6 +49,10 @@ lock: ## compile the locked requirements from pyproject.toml
 	  pyproject.toml -o requirements.txt
 	.venv/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 	  --group pyproject.toml:dev pyproject.toml -c requirements.txt -o requirements-dev.txt
+	.venv/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+	  -c requirements.txt docker/requirements.in -o docker/requirements.txt
+	.venv/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+	  stack/uv.in -o stack/uv.txt
 
 .venv:
 	@echo "There is no virtual environment yet: run make up" && exit 1

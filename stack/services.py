@@ -172,7 +172,7 @@ SPARK_CONNECT_CORES = 6
 
 def _spark_connect(settings: Settings) -> Service:
     folder = settings.home / "spark"
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tmp").mkdir(parents=True, exist_ok=True)
     conf = {
         "spark.connect.grpc.binding.address": LOOPBACK,
         "spark.connect.grpc.binding.port": str(settings.port_spark_connect),
@@ -192,6 +192,8 @@ def _spark_connect(settings: Settings) -> Service:
         "spark.local.dir": str(folder / "tmp"),
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
         "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:+ExitOnOutOfMemoryError",
+        # Its cache of models lies in the temporary folder, under a name that is the same for every user of a machine.
+        "spark.driver.defaultJavaOptions": f"-Djava.io.tmpdir={folder / 'tmp'}",
     }
     command = [str(artifacts.spark_home() / "bin" / "spark-submit")]
     command += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer"]

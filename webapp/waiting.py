@@ -41,7 +41,7 @@ class Waiting:
         try:
             return future.result(seconds)
         except TimeoutError:
-            return None
+            return find_answer(self._db(), uuid)  # raises where it was MongoDB that did not answer
         finally:
             with self._changed:
                 self._futures.pop(future, None)

@@ -88,7 +88,7 @@ def running_web_app(environment: dict[str, str], log: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def web_app(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+def web_app(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Starts the web app on the stack's Kafka and MongoDB, or on others; used as a context manager."""
     folder = tmp_path_factory.mktemp("web")
     found = stack.settings
@@ -97,4 +97,4 @@ def web_app(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ca
         environment = {"FLIGHTS_HOME": str(found.home), "FLIGHTS_KAFKA_BOOTSTRAP": kafka, "MONGO_URI": mongo}
         return running_web_app(environment, folder / f"{time.monotonic_ns()}.log")
 
-    yield start
+    return start

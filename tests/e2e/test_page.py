@@ -22,11 +22,10 @@ NOWHERE = "127.0.0.1:1"
 def answer(uuid: str) -> dict[str, Any]:
     """A prediction as the sink writes it."""
     now = dt.datetime.now(dt.UTC)
-    return {
-        **{"_id": uuid, "UUID": uuid, "Timestamp": now, "PredictedAt": now, "FlightDate": dt.datetime(2016, 12, 25)},
-        **{"Carrier": "AA", "FlightNum": "1519", "Origin": "ATL", "Dest": "SFO", "Route": "ATL-SFO", "DepDelay": 5.0},
-        **{"Distance": 2139.0, "Prediction": 3, "Probability": [0.0, 0.05, 0.2, 0.75], "ModelVersion": "v"},
-    }
+    day = dt.datetime(2016, 12, 25, tzinfo=dt.UTC)
+    flight = {"Carrier": "AA", "FlightNum": "1519", "Origin": "ATL", "Dest": "SFO", "DepDelay": 5.0, "FlightDate": day}
+    predicted = {"Distance": 2139.0, "Prediction": 3, "Probability": [0.0, 0.05, 0.2, 0.75], "ModelVersion": "v"}
+    return {"_id": uuid, "UUID": uuid, "Timestamp": now, "PredictedAt": now} | flight | predicted
 
 
 def submit(page: Page) -> str:

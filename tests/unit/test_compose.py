@@ -249,6 +249,7 @@ def test_spark_connect_is_configured_as_in_the_embedded_stack(embedded: Settings
     wanted |= {
         "spark.connect.grpc.binding.address": "0.0.0.0",
         "spark.local.dir": "/tmp/spark",
+        "spark.driver.defaultJavaOptions": "-Djava.io.tmpdir=/tmp",
         "spark.sql.warehouse.dir": "/tmp/warehouse",
     }
     wanted.pop("--jars")  # in the image they lie beside Spark's own
@@ -257,7 +258,7 @@ def test_spark_connect_is_configured_as_in_the_embedded_stack(embedded: Settings
 
 def options(command: list[str]) -> dict[str, str]:
     """The options of a spark-submit, `--name value` or `--name=value`; those of `--conf` by their keys."""
-    found = {}
+    found: dict[str, str] = {}
     words = iter(command)
     for word in words:
         if word.startswith("--"):

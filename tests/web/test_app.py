@@ -71,7 +71,7 @@ def test_other_sites_cannot_submit(away: FlaskClient) -> None:
     assert (refused.status_code, refused.json["code"]) == (403, "cross_site")
 
 
-@pytest.mark.parametrize("wait", ["", "?wait=30"])
+@pytest.mark.parametrize("wait", ["", "?wait=0.2", "?wait=30"])
 def test_answer_while_mongodb_is_away(away: FlaskClient, wait: str) -> None:
     begin = time.monotonic()
     answer = away.get(f"{SUBMIT}/response/{uuid4()}{wait}")

@@ -53,7 +53,7 @@ class RequestProducer:
 
         try:
             self._client().produce(REQUEST_TOPIC, key=key, value=value, on_delivery=report)
-            pass
+            confirmed.result(timeout_seconds)
         except TimeoutError:
             raise NotConfirmedError(f"no delivery report within {timeout_seconds:.1f} s") from None
         except (BufferError, KafkaException) as error:

@@ -11,7 +11,7 @@ import datetime as dt
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -166,49 +166,48 @@ class Message(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
-class Request(Message):
+class Pair(Message):
+    """A document of `Collection.DISTANCES`, and a line of the file they come from: two airports, the miles between."""
+
+    Origin: AirportCode
+    Dest: AirportCode
+    Distance: Miles
+
+    @model_validator(mode="after")
+    def _two_airports(self) -> Self:
+        if self.Origin == self.Dest:
+            raise ValueError("Dest must differ from Origin")
+        return self
+
+
+class Flight(Pair):
+    """What a request asks about, and its answer repeats."""
+
+    UUID: RequestId
+    Timestamp: UtcTime
+    Carrier: CarrierCode
+    FlightDate: FlightDay
+    FlightNum: FlightNumber
+    DepDelay: Minutes
+    CRSDepTime: HHMM | None = None
+    Canary: bool | None = None
+
+
+class Request(Flight):
     """A message on `REQUEST_TOPIC`; its key is the UUID.
 
     `DayOfYear`, `DayOfMonth` and `DayOfWeek` are written for readers of the original system and never read: the
     predictor computes them from `FlightDate`.
     """
 
-    UUID: RequestId
-    Timestamp: UtcTime
-    Carrier: CarrierCode
-    FlightDate: FlightDay
-    FlightNum: FlightNumber
-    Origin: AirportCode
-    Dest: AirportCode
-    DepDelay: Minutes
-    Distance: Miles
-    CRSDepTime: HHMM | None = None
-    Canary: bool | None = None
     DayOfYear: Any = Field(default=None, description="1..366; recomputed from FlightDate")
     DayOfMonth: Any = Field(default=None, description="1..31; recomputed from FlightDate")
     DayOfWeek: Any = Field(default=None, description="1 = Monday .. 7 = Sunday; recomputed from FlightDate")
 
-    @model_validator(mode="after")
-    def _two_airports(self) -> Request:
-        if self.Origin == self.Dest:
-            raise ValueError("Dest must differ from Origin")
-        return self
 
-
-class Response(Message):
+class Response(Flight):
     """A message on `RESPONSE_TOPIC`, and a document of `Collection.RESPONSES` (there with `_id` and `PredictedAt`)."""
 
-    UUID: RequestId
-    Timestamp: UtcTime
-    Carrier: CarrierCode
-    FlightDate: FlightDay
-    FlightNum: FlightNumber
-    Origin: AirportCode
-    Dest: AirportCode
-    DepDelay: Minutes
-    Distance: Miles
-    CRSDepTime: HHMM | None = None
-    Canary: bool | None = None
     DayOfYear: int
     DayOfMonth: int
     DayOfWeek: int

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError
 
 from flight_delays import airports
-from flight_delays.contract import AirportCode, Collection, Miles
+from flight_delays.contract import Collection, Pair
 from flight_delays.sources import DataError
 
 if TYPE_CHECKING:
@@ -19,22 +19,6 @@ if TYPE_CHECKING:
 PAIRS_FILE: Final = airports.REFERENCE / "origin_dest_distances.jsonl"
 _BATCH: Final = 1_000
 _SHOWN_ERRORS: Final = 10
-
-
-class Pair(BaseModel):
-    """A line of the pairs file, and a document of `Collection.DISTANCES`: two airports and the miles between them."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
-
-    Origin: AirportCode
-    Dest: AirportCode
-    Distance: Miles
-
-    @model_validator(mode="after")
-    def _two_airports(self) -> Pair:
-        if self.Origin == self.Dest:
-            raise ValueError("Dest must differ from Origin")
-        return self
 
 
 def read_pairs(path: Path) -> list[Pair]:

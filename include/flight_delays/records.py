@@ -23,8 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from flight_delays import contract
-from flight_delays.contract import Reason
-from flight_delays.distances import Pair
+from flight_delays.contract import Pair, Reason
 from flight_delays.features import date_parts
 from flight_delays.settings import get_settings
 from flight_delays.sources import Chunk, DataError, Source, Status

@@ -48,7 +48,8 @@ def _forget_the_past() -> None:
     from airflow.providers.apache.kafka.hooks.consume import KafkaConsumerHook
     from confluent_kafka import TopicPartition
 
-    consumer = KafkaConsumerHook([RESPONSE_TOPIC], KAFKA_CANARY_CONNECTION).get_consumer()
+    # Not get_consumer(): that subscribes, so joins the group, and the commit may meet a generation of its own making.
+    consumer = KafkaConsumerHook([RESPONSE_TOPIC], KAFKA_CANARY_CONNECTION).get_conn
     try:
         found = consumer.list_topics(RESPONSE_TOPIC, timeout=10).topics[RESPONSE_TOPIC].partitions
         places = [TopicPartition(RESPONSE_TOPIC, partition) for partition in found]

@@ -11,8 +11,8 @@ from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
 from flight_delays.airports import great_circle_miles, reference
-from flight_delays.contract import Collection
-from flight_delays.distances import PAIRS_FILE, Pair, find_distance, import_distances, read_pairs
+from flight_delays.contract import Collection, Pair
+from flight_delays.distances import PAIRS_FILE, find_distance, import_distances, read_pairs
 from flight_delays.sources import DataError
 
 pytestmark = pytest.mark.integration

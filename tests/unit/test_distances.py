@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flight_delays.distances import PAIRS_FILE, Pair, fetch_pairs, read_pairs, with_flown_pairs
+from flight_delays.contract import Pair
+from flight_delays.distances import PAIRS_FILE, fetch_pairs, read_pairs, with_flown_pairs
 from flight_delays.records import import_records
 from flight_delays.sources import DataError
 from flight_delays.sources.nycflights13 import NycFlights13

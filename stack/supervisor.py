@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import subprocess
 import sys
 import time
@@ -52,7 +53,8 @@ class Supervisor:
         conf = run / "supervisord.conf"
         write_private(conf, self._configuration(services, run))
         command = [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "--configuration", str(conf)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT)
+        environment = {**os.environ, **self._settings.environment}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT, env=environment)
         if done.returncode != 0:
             raise RuntimeError(f"the process manager did not start: {(done.stderr or done.stdout).strip()}")
         deadline = time.monotonic() + 15

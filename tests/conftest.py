@@ -8,7 +8,6 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pytest
 from pymongo.database import Database
 
 from flight_delays import store
-from flight_delays.settings import LOOPBACK, Settings, get_settings
+from flight_delays.settings import LOOPBACK, Settings
 from stack import artifacts
 from stack.secrets import Secrets, load_secrets
 from stack.services import services
@@ -25,6 +24,9 @@ from stack.steps import Step
 from stack.supervisor import Supervisor
 from stack.up import await_ready, up
 
+# A person's settings of this project do not reach the tests.
+for _name in [name for name in os.environ if name.startswith("FLIGHTS_") or name == "MONGO_URI"]:
+    del os.environ[_name]
 # Airflow reads these when it is first imported: nothing of a person's own Airflow is used or changed.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="flights-airflow-")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
@@ -55,23 +57,11 @@ class Stack:
         await_ready(self.settings, self.supervisor, service, Step(name))
 
 
-@contextmanager
-def settings_in(home: Path, offset: int) -> Iterator[Settings]:
-    """Settings of an installation of its own; also in the environment, for the processes it starts."""
-    ours = {name: value for name, value in os.environ.items() if name.startswith("FLIGHTS_") or name == "MONGO_URI"}
-    for name in ours:
-        del os.environ[name]
+def settings_in(home: Path, offset: int) -> Settings:
+    """Settings of an installation of its own, on ports that are free."""
     while not _free(offset + 9092):
         offset += 100
-    os.environ |= {"FLIGHTS_HOME": str(home), "FLIGHTS_PORT_OFFSET": str(offset)}
-    get_settings.cache_clear()
-    try:
-        yield get_settings()
-    finally:
-        for name in ("FLIGHTS_HOME", "FLIGHTS_PORT_OFFSET"):
-            os.environ.pop(name, None)
-        os.environ |= ours
-        get_settings.cache_clear()
+    return Settings(home=home, port_offset=offset)
 
 
 def _free(port: int) -> bool:
@@ -86,19 +76,19 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
     from flight_delays.topics import ensure_topics
 
-    with settings_in(tmp_path_factory.mktemp("services"), 11_000) as settings:
-        secrets = load_secrets(settings)
-        artifacts.fetch(settings)
-        supervisor = Supervisor(settings, secrets)
-        found = Stack(settings, supervisor, secrets)
-        supervisor.start([service for service in services(settings, secrets) if service.name in ("mongo", "kafka")])
-        try:
-            found.await_ready("mongo")
-            found.await_ready("kafka")
-            ensure_topics(AdminClient({"bootstrap.servers": settings.kafka_bootstrap}), settings)
-            yield found
-        finally:
-            supervisor.stop()
+    settings = settings_in(tmp_path_factory.mktemp("services"), 11_000)
+    secrets = load_secrets(settings)
+    artifacts.fetch(settings)
+    supervisor = Supervisor(settings, secrets)
+    found = Stack(settings, supervisor, secrets)
+    supervisor.start([service for service in services(settings, secrets) if service.name in ("mongo", "kafka")])
+    try:
+        found.await_ready("mongo")
+        found.await_ready("kafka")
+        ensure_topics(AdminClient({"bootstrap.servers": settings.kafka_bootstrap}), settings)
+        yield found
+    finally:
+        supervisor.stop()
 
 
 @pytest.fixture
@@ -126,12 +116,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The whole line as `make up` leaves it: Airflow has downloaded, trained and deployed."""
-    with settings_in(tmp_path_factory.mktemp("line"), 12_000) as settings:
-        secrets = load_secrets(settings)
-        supervisor = Supervisor(settings, secrets)
-        try:
-            up(settings)
-            yield Stack(settings, supervisor, secrets)
-        finally:
-            if supervisor.running():
-                supervisor.stop()
+    settings = settings_in(tmp_path_factory.mktemp("line"), 12_000)
+    secrets = load_secrets(settings)
+    supervisor = Supervisor(settings, secrets)
+    try:
+        up(settings)
+        yield Stack(settings, supervisor, secrets)
+    finally:
+        if supervisor.running():
+            supervisor.stop()

@@ -86,6 +86,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def environment(self) -> dict[str, str]:
+        """The variables by which a process of its own finds this installation."""
+        return {"FLIGHTS_HOME": str(self.home), "FLIGHTS_PORT_OFFSET": str(self.port_offset)}
+
+    @property
     def mongo_is_external(self) -> bool:
         """Whether the user named a MongoDB of their own (`MONGO_URI`): then none is started."""
         return self.mongo_uri != f"mongodb://{LOOPBACK}:{self.port_mongo}/"

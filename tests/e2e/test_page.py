@@ -82,6 +82,7 @@ def test_answer_and_errors_at_any_width(
         mongo[Collection.RESPONSES].insert_one(answer(submit(page)))
         expect(page.locator("#label")).to_have_text("Very Late (30+ Minutes Late)")
         expect(page.locator("#label")).to_be_in_viewport()
+        expect(page.get_by_text("most likely").filter(visible=True)).to_have_count(1)  # not by colour alone
         assert page.locator(".percent").all_inner_texts() == ["0.0 %", "5.0 %", "20.0 %", "75.0 %"]
         expect(page.locator("#Carrier-error")).to_be_hidden()
         assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -86,7 +86,7 @@ def stored(database: Database[dict[str, Any]], uuids: list[str]) -> bool:
 @contextmanager
 def sink(settings: Settings, commit_delay: float = 0) -> Iterator[subprocess.Popen[bytes]]:
     """A running sink; without a commit delay, what it has stored is not read again by the next test's."""
-    environment = {**os.environ, "FLIGHTS_SINK_COMMIT_DELAY_SECONDS": str(commit_delay)}
+    environment = os.environ | settings.environment | {"FLIGHTS_SINK_COMMIT_DELAY_SECONDS": str(commit_delay)}
     with (settings.home / "sink.log").open("ab") as log:
         process = subprocess.Popen([sys.executable, "-m", "flight_delays.sink"], stderr=log, env=environment)
         try:

@@ -7,7 +7,9 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,10 +48,16 @@ class Stack:
         return f"http://{LOOPBACK}:{self.settings.port_web}"
 
     def kill(self, name: str) -> None:
-        """Ends the service's process with SIGKILL; the process manager starts it again."""
-        pid = self.supervisor.states()[name]["pid"]
-        assert pid > 0, f"{name} is not running"  # 0 would be this very process group
-        os.kill(pid, signal.SIGKILL)
+        """Ends the service's process with SIGKILL, at once or as soon as it runs; the process manager restarts it."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            pid = self.supervisor.states()[name]["pid"]
+            if pid > 0:  # 0 would be this very process group
+                with suppress(ProcessLookupError):  # it ended a moment ago, and the process manager has yet to see it
+                    os.kill(pid, signal.SIGKILL)
+                    return
+            time.sleep(0.01)
+        raise AssertionError(f"{name} does not run")
 
     def await_ready(self, name: str) -> None:
         """Starts the service where it does not run, and waits until it answers."""

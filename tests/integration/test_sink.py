@@ -97,14 +97,6 @@ def sink(settings: Settings, commit_delay: float = 0) -> Iterator[subprocess.Pop
             assert process.wait(10) in (0, -signal.SIGKILL)
 
 
-def kill(stack: Stack, service: str) -> None:
-    """SIGKILL for a service that the process manager has running, or as soon as it has."""
-    pid = 0
-    while not pid:  # os.kill(0) would hit the tests themselves
-        pid = stack.supervisor.states()[service]["pid"]
-    os.kill(pid, signal.SIGKILL)
-
-
 @pytest.fixture
 def settings(stack: Stack, mongo: Database[dict[str, Any]]) -> Settings:
     return stack.settings
@@ -234,7 +226,7 @@ def test_kill_9_of_mongodb_loses_nothing(stack: Stack, settings: Settings, mongo
     with sink(settings):
         for begin in range(0, len(uuids), 1000):
             produce(settings, [answer(uuid) for uuid in uuids[begin : begin + 1000]])
-            kill(stack, "mongo")
+            stack.kill("mongo")
         stack.await_ready("mongo")
         eventually(lambda: stored(mongo, uuids))
 
@@ -279,37 +271,16 @@ def test_offsets_follow_the_writes_after_a_while(settings: Settings, mongo: Data
 
 def test_the_check_tells_whether_a_sink_reads(settings: Settings) -> None:
     command = [sys.executable, "-m", "flight_delays.sink", "--check"]
+    environment = os.environ | settings.environment
     with sink(settings):
-        assert subprocess.run(command, check=False).returncode == 0
-    absent = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert subprocess.run(command, check=False, env=environment).returncode == 0
+    absent = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     assert absent.returncode == 1
     assert f"{RESPONSE_TOPIC}-0" in absent.stderr
 
 
-def test_fast_enough(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
-    """Seen on 2 cores: 5.5 ms from produce to readable, 7,600 messages/s."""
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "linger.ms": 0})
-    delays = []
+def test_twenty_thousand_at_once_are_all_stored(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+    uuids = [str(uuid4()) for _ in range(20_000)]
+    produce(settings, [answer(uuid) for uuid in uuids])
     with sink(settings):
-        for _ in range(120):
-            uuid = str(uuid4())
-            topic, key, value = answer(uuid)
-            begin = time.perf_counter()
-            producer.produce(topic, key=key, value=value)
-            producer.poll(0)
-            while mongo[Collection.RESPONSES].find_one({"_id": uuid}) is None:
-                assert time.perf_counter() - begin < 10
-            delays.append(time.perf_counter() - begin)
-            time.sleep(0.02)
-        median = sorted(delays[20:])[50] * 1000
-
-        uuids = [str(uuid4()) for _ in range(20_000)]
-        mongo[Collection.RESPONSES].delete_many({})
-        messages = [answer(uuid) for uuid in uuids]
-        begin = time.perf_counter()
-        produce(settings, messages)
-        eventually(lambda: mongo[Collection.RESPONSES].estimated_document_count() == len(uuids), 60)
-        rate = len(uuids) / (time.perf_counter() - begin)
-        assert stored(mongo, uuids)
-    assert median < 50, f"{median:.1f} ms"
-    assert rate > 2_500, f"{rate:.0f}/s"
+        eventually(lambda: stored(mongo, uuids), 120)

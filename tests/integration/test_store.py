@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
-import signal
 import threading
 import time
 from typing import Any
@@ -130,9 +128,7 @@ def test_kill_9_of_the_embedded_server_loses_nothing_acknowledged(
             before = len(acknowledged)
             while len(acknowledged) < before + 500:
                 time.sleep(0.05)
-            pid = stack.supervisor.states()["mongo"]["pid"]
-            assert pid, "not running"  # os.kill(0) would hit the tests themselves
-            os.kill(pid, signal.SIGKILL)
+            stack.kill("mongo")
             time.sleep(0.2)
             stack.await_ready("mongo")
     finally:

@@ -17,6 +17,7 @@ from pymongo.database import Database
 from flight_delays.contract import Collection
 from flight_delays.registry import METADATA, Metadata, Params, Period, Scores
 from webapp import create_app
+from webapp.services import Services
 
 pytestmark = pytest.mark.integration
 
@@ -156,14 +157,16 @@ def test_wait_without_an_answer(client: FlaskClient) -> None:
 
 def test_waiting_requests_leave_threads_to_others(stack: Any, mongo: Database[dict[str, Any]]) -> None:
     app = create_app(stack.settings.model_copy(update={"web_threads": 4}))
-    held = [threading.Thread(target=app.test_client().get, args=(f"{URL}{uuid4()}?wait=3",)) for _ in range(3)]
+    held = [threading.Thread(target=app.test_client().get, args=(f"{URL}{uuid4()}?wait=6",)) for _ in range(3)]
     for thread in held:
         thread.start()
-    time.sleep(0.5)
+    deadline = time.monotonic() + 5
+    while len(app.extensions[Services.KEY].waiting._futures) < len(held):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
-    begin = time.monotonic()
-    assert app.test_client().get(f"{URL}{uuid4()}?wait=3").json["status"] == "WAIT"
-    assert time.monotonic() - begin < 1
+    assert app.test_client().get(f"{URL}{uuid4()}?wait=30").json["status"] == "WAIT"
+    assert all(thread.is_alive() for thread in held)  # answered while they still wait
     for thread in held:
         thread.join()
 

@@ -1,6 +1,6 @@
 # Two commands matter: `make up` and `make test`. The rest is for looking and for working on it.
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs clean topics listen predictions airflow test lint lock
+.PHONY: help up down status logs clean topics listen predictions airflow test proof lint lock
 
 PYTHON ?= python3
 STACK = .venv/bin/python -m stack
@@ -39,6 +39,10 @@ test: ## lint, types, unit, DAG, integration and browser tests
 	@$(PYTHON) stack/bootstrap.py --dev
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 	@.venv/bin/python -m pytest $(PYTEST)
+
+proof: ## break a whole installation in every way, for half an hour; writes docs/reliability.md
+	@$(PYTHON) stack/bootstrap.py --dev
+	@.venv/bin/python -m tests.proof
 
 lint: ## lint and types only
 	@$(PYTHON) stack/bootstrap.py --dev

@@ -1,0 +1,200 @@
+"""The long proof: `make proof`. Breaks a whole installation in every way while flights flow; writes docs/reliability.md.
+
+It brings up an installation of its own (temporary folder, ports of its own), on small disks and with a clock that can
+jump, and takes some 25 minutes. Exit status 1 where a single accepted flight was lost or answered differently.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.installation import own_settings
+from bench.report import machine
+from bench.traffic import Exchange
+from flight_delays.names import DagId
+from flight_delays.settings import PROJECT, Settings
+from stack.airflow_api import ACTIVE, AirflowApi
+from stack.secrets import load_secrets
+from stack.supervisor import Supervisor
+from stack.up import down, up
+from tests.conftest import Stack
+from tests.proof import faults
+from tests.proof.faults import Clock, Operator, Phase
+from tests.proof.witness import Verdict, Witness, until
+
+KILLED = ("web", "sink", "mongo", "kafka", "spark-connect", "airflow-scheduler")
+PAIRS = (
+    ("mongo", "kafka"),
+    ("kafka", "spark-connect"),
+    ("sink", "mongo"),
+    ("web", "sink"),
+    ("spark-connect", "airflow-scheduler"),
+)
+FROZEN_SECONDS = 20
+FULL_SECONDS = 20
+JUMPS = (3600, -3600, 0)
+REPORT = PROJECT / "docs" / "reliability.md"
+
+
+def main() -> None:
+    """Runs the proof and writes the report; `--rate` and `--requests` make it longer or shorter."""
+    parser = argparse.ArgumentParser(prog="python -m tests.proof", description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--rate", type=float, default=10, help="flights a second")
+    parser.add_argument("--requests", type=int, default=10_000, help="send at least so many")
+    options = parser.parse_args()
+    if missing := faults.missing_means():
+        sys.exit(f"The proof needs {missing}.")
+    with tempfile.TemporaryDirectory(prefix="flights-proof-") as folder:
+        home = Path(folder) / "var"
+        settings = own_settings(home)
+        clock = Clock(Path(folder))
+        with faults.small_disks({home / "kafka": 800, home / "mongo": 192}):
+            os.environ.update(clock.environment)  # for all that `up` starts
+            secrets = load_secrets(settings)
+            stack = Stack(settings, Supervisor(settings, secrets), secrets)
+            try:
+                up(settings)
+                for name in clock.environment:
+                    del os.environ[name]
+                phases, witness, verdict = prove(stack, clock, options.rate, options.requests)
+            finally:
+                clock.jump(0)
+                if stack.supervisor.running():
+                    down(settings)
+            left = faults.orphans(home, 0)
+    REPORT.write_text(report(phases, witness.exchanges, verdict, options.rate, left))
+    say(f"{REPORT} written")
+    if not verdict.clean or left:
+        sys.exit(f"The proof failed: {verdict}, processes left behind: {left}")
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def repair(stack: Stack) -> None:
+    """As the health check does: a run of the DAG that brings the champion back; returns at its end."""
+    api = AirflowApi(stack.settings, stack.secrets)
+    run_id = api.trigger(DagId.PREDICTOR)
+
+    def ended() -> str | None:
+        state = next(run["state"] for run in api.runs(DagId.PREDICTOR, 20) if run["dag_run_id"] == run_id)
+        return None if state in ACTIVE else str(state)
+
+    state = until(ended, 240, f"the end of {run_id}")
+    if state != "success":
+        raise RuntimeError(f"the run {run_id} ended as {state}")
+
+
+def prove(stack: Stack, clock: Clock, rate: float, requests: int) -> tuple[list[Phase], Witness, Verdict]:
+    """All faults, one after the other, each ended by an answer to a flight that left after it."""
+    witness = Witness(stack.settings, stack.web_url, rate=rate)
+    phases: list[Phase] = []
+
+    def phase(name: str, fault: Callable[[], object], rest: float = 5) -> None:
+        say(name)
+        current = Phase(name)
+        fault()
+        faults.recovered(witness, time.monotonic())
+        current.end = time.monotonic()
+        phases.append(current)
+        time.sleep(rest)
+
+    with Operator(stack.settings, lambda: repair(stack)) as operator:
+        witness.start()
+        try:
+            phase("nothing, for a minute", lambda: time.sleep(60))
+            for victims in (*((victim,) for victim in KILLED), *PAIRS):
+                phase(f"kill -9 {' and '.join(victims)}", lambda victims=victims: faults.kill(stack, *victims))
+            for victim in KILLED:
+                phase(
+                    f"SIGSTOP {victim}, {FROZEN_SECONDS} s",
+                    lambda victim=victim: faults.freeze(stack, victim, FROZEN_SECONDS),
+                )
+            for service in ("kafka", "mongo"):
+                folder = stack.settings.home / service
+                phase(
+                    f"disk full: {service}, {FULL_SECONDS} s",
+                    lambda folder=folder: faults.fill_disk(folder, FULL_SECONDS),
+                )
+            for seconds in JUMPS:
+                name = f"clock of all processes off by {seconds / 3600:+.0f} h" if seconds else "clock right again"
+                phase(name, lambda seconds=seconds: clock.jump(seconds), rest=20)
+            phase("make down, make up", lambda: down_and_up(stack.settings, clock))
+            missing = requests - len(witness.exchanges)
+            if missing > 0:
+                phase(f"nothing, until {requests:,} are sent", lambda: time.sleep(missing / rate))
+        finally:
+            witness.finish()
+    say(f"repairs: {operator.repairs}")
+    say("comparing all answers")
+    return phases, witness, witness.verdict()
+
+
+def down_and_up(settings: Settings, clock: Clock) -> None:
+    """`make down` in the middle of traffic, then `make up`."""
+    down(settings)
+    os.environ.update(clock.environment)
+    try:
+        up(settings)
+    finally:
+        for name in clock.environment:
+            del os.environ[name]
+
+
+def report(phases: list[Phase], exchanges: list[Exchange], verdict: Verdict, rate: float, left: list[str]) -> str:
+    """docs/reliability.md."""
+    rows = []
+    for phase in phases:
+        found = [one for one in exchanges if phase.begin <= one.scheduled < phase.end]
+        accepted = [one for one in found if one.uuid is not None]
+        refused = sum(one.status == 503 for one in found)
+        nobody = sum(one.status is None for one in found)
+        waits = [one.answered - one.accepted for one in accepted if one.answered and one.accepted]
+        other = len(found) - len(accepted) - refused - nobody
+        longest = f"{max(waits):.1f}" if waits else ""
+        cells = (
+            *(phase.name, f"{phase.end - phase.begin:.0f}", len(found), len(accepted), refused, nobody),
+            *(other, longest, len(accepted) - len(waits)),
+        )
+        rows.append("| " + " | ".join(map(str, cells)) + " |")
+    table = "\n".join(rows)
+    outcome = "Nothing was lost." if verdict.clean else "**The proof failed.**"
+    return f"""# Reliability
+
+{outcome} {len(exchanges):,} flights were sent, {rate:g} a second, while the services of one installation were broken one
+after the other. {verdict.accepted:,} of them were accepted.
+
+| at the end | |
+|---|---|
+| accepted, but without exactly one document, or not readable over HTTP | {len(verdict.lost)} |
+| answers that changed after they could be read ({verdict.reread:,} second readings) | {len(verdict.changed)} |
+| accepted, but rejected by the predictor | {len(verdict.rejected)} |
+| answers that differ in a digit from the batch job with the model that they name | {len(verdict.differing)} |
+| processes left behind after `make down` | {len(left)} |
+| answers by deployment | {", ".join(f"{name}: {count:,}" for name, count in verdict.deployments.items())} |
+
+| while | seconds | sent | accepted | refused (503) | no response | other | longest wait of an accepted one, s | without answer |
+|---|---|---|---|---|---|---|---|---|
+{table}
+
+"While" lasts from the fault until a flight that left after it was answered. Refused flights were told so, with
+`Retry-After`; "no response" is a connection refused or cut, so no promise either. The longest waits are those of flights
+that Kafka had taken when a service behind it died: they were answered once it was back. A query that is gone is brought
+back by a run of the DAG `flight_delay_predictor`, which is triggered here as soon as the query is seen to be ill, and by
+the health check within five minutes otherwise.
+
+Measured on {machine()}
+Written by `make proof` (`tests/proof`); `make test` runs a short form.
+"""
+
+
+if __name__ == "__main__":
+    main()

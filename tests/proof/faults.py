@@ -1,0 +1,176 @@
+"""What can go wrong with running services, done to them on purpose, and the operator who repairs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from flight_delays import predictor
+from flight_delays.settings import Settings
+from tests.conftest import Stack
+from tests.proof.witness import Witness, until
+
+RECOVERY_SECONDS = 240.0
+
+
+class Operator:
+    """Repairs the predictor whenever its query is ill, as Airflow's health check does, but looks every 2 seconds.
+
+    `repair` brings the champion back: `predictor.reconcile`, or a run of the DAG that calls it.
+    """
+
+    def __init__(self, settings: Settings, repair: Callable[[], object]) -> None:
+        self._settings = settings
+        self._repair = repair
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="operator")
+        self.repairs: list[str] = []
+
+    def __enter__(self) -> Operator:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(2):
+            try:
+                predictor.check(self._settings)
+            except Exception as illness:  # noqa: BLE001 - MongoDB, the server or the query
+                try:
+                    self._repair()
+                except Exception as error:  # noqa: BLE001 - noted, and tried again
+                    self.repairs.append(f"failed: {error}")
+                else:
+                    self.repairs.append(str(illness))
+
+
+@dataclass
+class Phase:
+    """One fault while flights flow: `begin` and `end` in `time.monotonic()`, `end` when flights are answered again."""
+
+    name: str
+    begin: float = field(default_factory=time.monotonic)
+    end: float = 0.0
+
+
+def missing_means() -> str:
+    """What this machine lacks for these faults; "" where nothing."""
+    root = [] if os.geteuid() == 0 else ["root (to mount small file systems)"]
+    return " and ".join(root + ([] if shutil.which("cc") else ["a C compiler (for a clock that jumps)"]))
+
+
+def process_of(stack: Stack, service: str) -> psutil.Process:
+    """The process that does the service's work: of the web app a worker, not gunicorn's arbiter."""
+    pid = until(lambda: stack.supervisor.states()[service]["pid"], 60, f"{service} to run")
+    process = psutil.Process(pid)
+    return process.children()[0] if service == "web" else process
+
+
+def kill(stack: Stack, *services: str) -> None:
+    """SIGKILL to all of them at once."""
+    processes = [process_of(stack, service) for service in services]
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+
+
+def freeze(stack: Stack, service: str, seconds: float) -> None:
+    """SIGSTOP to the service's processes for so long: alive, but silent."""
+    process = process_of(stack, service)
+    frozen = [process, *process.children(recursive=True)]
+    for each in frozen:
+        each.suspend()
+    try:
+        time.sleep(seconds)
+    finally:
+        for each in frozen:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.resume()
+
+
+def fill_disk(folder: Path, seconds: float) -> None:
+    """Leaves no byte free on the folder's file system for so long."""
+    ballast = folder / "ballast"
+    deadline = time.monotonic() + seconds
+    try:
+        with ballast.open("ab") as file:
+            while time.monotonic() < deadline:  # what a service frees is taken too
+                free = os.statvfs(folder)
+                left = free.f_bavail * free.f_frsize
+                if left:
+                    with contextlib.suppress(OSError):
+                        os.posix_fallocate(file.fileno(), file.tell(), left)
+                        file.seek(0, os.SEEK_END)
+                time.sleep(0.1)
+    finally:
+        ballast.unlink()
+
+
+@contextmanager
+def small_disks(folders: dict[Path, int]) -> Iterator[None]:
+    """Small file systems of their own (MiB each) at these folders. Needs root."""
+    mounted: list[Path] = []
+    try:
+        for folder, mib in folders.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)], check=True)
+            mounted.append(folder)
+        yield
+    finally:
+        for folder in mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=False)
+
+
+class Clock:
+    """The wall clock of processes that start with `environment`: `jump` moves it while they run. Needs a C compiler."""
+
+    def __init__(self, folder: Path) -> None:
+        self._library, self._offset = folder / "jumping_clock.so", folder / "clock"
+        source = Path(__file__).with_name("jumping_clock.c")
+        command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(self._library), str(source)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        self._offset.write_bytes(struct.pack("q", 0))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For the processes whose clock is to jump."""
+        return {"LD_PRELOAD": str(self._library), "JUMPING_CLOCK": str(self._offset)}
+
+    def jump(self, seconds: int) -> None:
+        """The wall clock is so far off from now on."""
+        with self._offset.open("r+b") as file:
+            file.write(struct.pack("q", seconds))
+
+
+def recovered(witness: Witness, since: float) -> None:
+    """Returns once a flight that left after `since` was answered. AssertionError where none is in time."""
+    until(lambda: witness.answered_since(since), RECOVERY_SECONDS, "an answer to a flight that left after the fault")
+    print(f"answered again {time.monotonic() - since:.1f} s after the fault", flush=True)
+
+
+def orphans(home: Path, root: int) -> list[str]:
+    """Processes of this installation that the process manager `root` no longer knows."""
+    try:
+        known = {root, *(child.pid for child in psutil.Process(root).children(recursive=True))}
+    except psutil.NoSuchProcess:
+        known = set()
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid not in known and process.environ().get("FLIGHTS_HOME") == str(home):
+                found.append(f"{process.pid}: {' '.join(process.cmdline())[:200]}")
+    return found

@@ -53,7 +53,9 @@ def running(settings: Settings) -> Iterator[None]:
     command += ["--conf", "spark.ui.enabled=false", "--conf", "spark.log.level=WARN"]
     command += ["--conf", "spark.sql.shuffle.partitions=2", "--jars", ",".join(map(str, jars))]
     command += [str(Path(__file__)), "--checkpoint", str(folder / "checkpoint"), "--ready", str(ready)]
-    environment = {**os.environ, **settings.environment, **spark_environment()}
+    # A Spark Connect client leaves variables behind that would make the script one, too.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("SPARK_")}
+    environment = {**ours, **settings.environment, **spark_environment()}
     with log.open("w") as output:
         process = subprocess.Popen(command, env=environment, cwd=PROJECT, stdout=output, stderr=output)
     try:

@@ -144,10 +144,11 @@ class Installation:
         for dag in dags:
             api.pause(dag)
 
-        def at_rest() -> bool:
-            return not any(run["state"] == "running" for dag in DagId for run in api.runs(dag))
+        def at_rest() -> bool:  # a paused DAG's run stays "running", but none of its tasks is started
+            runs = [(dag, run["dag_run_id"]) for dag in DagId for run in api.runs(dag) if run["state"] == "running"]
+            return not any(task["state"] in ("queued", "running") for run in runs for task in api.tasks(*run))
 
-        until("the end of the DAG runs under way", 300, at_rest)
+        until("the end of the tasks under way", 300, at_rest)
         try:
             yield
         finally:

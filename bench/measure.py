@@ -272,7 +272,7 @@ async def _one_duration(inst: Installation, settings: Settings, at_least: float)
 
 
 def _kill(inst: Installation, settings: Settings) -> tuple[float, float, int]:
-    """Fills the batch under way as far as `RATE` would, kills the server, repairs; when it was killed and back, and how many came again."""
+    """Fills the batch as `RATE` would, kills the server, repairs: when killed, when back, and how many came again."""
     kafka = Kafka(settings)
     rolled = inst.batches
     if settings.realtime_batch_seconds <= 30:  # short ones are filled right after a roll-over

@@ -141,15 +141,15 @@ class Installation:
         """Airflow runs on but starts no DAG: none repairs what is taken away on purpose."""
         api = self.airflow()
         dags = [dag for dag in DagId if not api.dags()[dag]["is_paused"]]
-        for dag in dags:
-            api.pause(dag)
 
         def at_rest() -> bool:  # a paused DAG's run stays "running", but none of its tasks is started
             runs = [(dag, run["dag_run_id"]) for dag in DagId for run in api.runs(dag) if run["state"] == "running"]
             return not any(task["state"] in ("queued", "running") for run in runs for task in api.tasks(*run))
 
-        until("the end of the tasks under way", 300, at_rest)
         try:
+            for dag in dags:
+                api.pause(dag)
+            until("the end of the tasks under way", 300, at_rest)
             yield
         finally:
             for dag in dags:

@@ -1,6 +1,6 @@
 # Two commands matter: `make up` and `make test`. The rest is for looking and for working on it.
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs clean topics listen predictions airflow test proof lint lock
+.PHONY: help up down status logs clean topics listen predictions airflow test proof bench lint lock
 
 PYTHON ?= python3
 STACK = .venv/bin/python -m stack
@@ -47,6 +47,10 @@ proof: ## break a whole installation in every way, for half an hour; writes docs
 lint: ## lint and types only
 	@$(PYTHON) stack/bootstrap.py --dev
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+bench: ## measure, on a stack of its own, and write docs/benchmarks.md (BENCH=--quick: a trial)
+	@$(PYTHON) stack/bootstrap.py --dev
+	@.venv/bin/python -m bench $(BENCH)
 
 lock: ## compile the locked requirements from pyproject.toml
 	.venv/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \

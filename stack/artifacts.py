@@ -46,8 +46,7 @@ def fetch(settings: Settings) -> str:
         return "cached"
     staging = JARS.with_name(f".jars-{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
-    _retrieve(staging, settings.ivy_settings)
-    _check(staging)
+    retrieve(HERE / "ivy.xml", PINS, staging, settings)
     _compile(staging)
     (staging / ".complete").write_text(wanted)
     shutil.rmtree(JARS, ignore_errors=True)
@@ -55,9 +54,18 @@ def fetch(settings: Settings) -> str:
     return f"{len(PINS.read_text().splitlines())} files, checked"
 
 
-def _retrieve(target: Path, ivy_settings: str) -> None:
+def retrieve(module: Path, pins: Path, target: Path, settings: Settings) -> None:
+    """Brings the jars of an Ivy module file into `target` and checks each against its pin.
+
+    Raises RuntimeError where a download fails or a file is not the pinned one.
+    """
+    _download(module, target, settings.ivy_settings)
+    _check(module, pins, target)
+
+
+def _download(module: Path, target: Path, ivy_settings: str) -> None:
     ivy = next((spark_home() / "jars").glob("ivy-*.jar"))
-    command = ["java", "-jar", str(ivy), "-ivy", str(HERE / "ivy.xml"), "-types", "jar", "bundle", "-warn"]
+    command = ["java", "-jar", str(ivy), "-ivy", str(module), "-types", "jar", "bundle", "-warn"]
     command += ["-retrieve", f"{target}/[conf]/[artifact]-[revision].[ext]"]
     if ivy_settings:
         command += ["-settings", ivy_settings]
@@ -70,8 +78,8 @@ def _retrieve(target: Path, ivy_settings: str) -> None:
         )
 
 
-def _check(folder: Path) -> None:
-    pinned = {name: digest for digest, name in (line.split() for line in PINS.read_text().splitlines())}
+def _check(module: Path, pins: Path, folder: Path) -> None:
+    pinned = {name: digest for digest, name in (line.split() for line in pins.read_text().splitlines())}
     found = {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.glob("*/*.jar"))
@@ -80,7 +88,7 @@ def _check(folder: Path) -> None:
     if wrong:
         raise RuntimeError(
             f"these JVM artifacts are not the pinned ones: {', '.join(wrong)}; delete them from Ivy's cache "
-            f"(~/.ivy2/cache) and try again, or compare stack/ivy.xml with {PINS.relative_to(PROJECT)}"
+            f"(~/.ivy2/cache) and try again, or compare {module.relative_to(PROJECT)} with {pins.relative_to(PROJECT)}"
         )
 
 

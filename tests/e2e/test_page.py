@@ -119,6 +119,19 @@ def test_unavailable_is_said(web_app: Callable[..., Any], page: Page, part: str)
         expect(page.locator("#problem")).to_contain_text({"kafka": "Kafka", "mongo": "MongoDB"}[part])
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_rate_limit_is_said(web_app: Callable[..., Any], browser: Browser, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    with web_app(FLIGHTS_WEB_RATE_LIMIT="1/hour") as url:
+        page.goto(url + FORM)
+        submit(page)
+        page.get_by_role("button", name="Predict", exact=True).click()
+        expect(page.locator("#problem")).to_have_text(re.compile(r"Too many flights.*again in \d+ (s|minutes)\."))
+        expect(page.locator("#problem")).to_be_in_viewport()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
 def test_web_app_gone_is_said(web_app: Callable[..., Any], page: Page) -> None:
     with web_app() as url:
         page.goto(url + FORM)

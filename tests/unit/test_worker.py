@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from itertools import pairwise
+
 import pytest
 from gunicorn.config import Config
 from gunicorn.http.parser import RequestParser
@@ -33,7 +36,7 @@ def test_whole_at_its_last_byte_however_it_is_cut(
     request = in_chunks(pieces) if chunked else with_length(body)
     arriving = Arriving()
     places = sorted({0, *(cut for cut in cuts if cut < len(request) - 1), len(request) - 1})
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         arriving.add(request[start:end])
         assert not arriving.whole()
     arriving.add(request[-1:] + rest)
@@ -47,10 +50,8 @@ def test_whole_at_its_last_byte_however_it_is_cut(
 @given(data=st.binary(max_size=300), chunked=st.booleans())
 def test_any_bytes_after_a_head(data: bytes, chunked: bool) -> None:
     arriving = Arriving(HEAD + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"") + data)
-    try:
+    with suppress(TooLargeError):
         assert arriving.whole() in (True, False)
-    except TooLargeError as error:
-        assert error.status.startswith("413")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ def register(app: Flask, rate: str) -> None:
         limit = limiter.current_limit
         assert limit is not None  # noqa: S101 - it was just exceeded
         seconds = max(1, math.ceil(limit.reset_at - time.time()))
-        message = f"Too many flights at once: {limit.limit} are accepted. Please try again in {seconds} s"
+        later = f"{seconds} s" if seconds <= 120 else f"{math.ceil(seconds / 60)} minutes"
+        message = f"Too many flights at once: {limit.limit} are accepted. Please try again in {later}"
         error = ApiError(429, "rate_limited", message)
         error.retry_after = seconds
         return answer(error)

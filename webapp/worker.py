@@ -20,6 +20,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -122,20 +123,22 @@ def _body_too_large() -> TooLargeError:
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """One process of the web app. `pending_conns` holds the connections that send, in the order of their deadlines."""
 
-    def accept(self, listener: socket.socket) -> None:
-        """Takes a new connection; where all places are taken, in exchange for one that has been idle longest."""
-        super().accept(listener)
-        if self.nr_conns >= self.worker_connections:  # else gunicorn would accept no more until one ends
+    def murder_pending(self) -> None:
+        """In each turn of the main loop: ends what is late, and what has been idle longest where no place is left."""
+        super().murder_pending()
+        while self.nr_conns >= self.worker_connections:  # gunicorn would accept no more until one ends
             room = max(self.pending_conns, self.keepalived_conns, key=len)
-            if room:
-                conn = room.popleft()
-                self.poller.unregister(conn.sock)
-                self._drop(conn)
+            if not room:
+                break
+            conn = room.popleft()
+            self.poller.unregister(conn.sock)
+            self._drop(conn)
 
     def enqueue_req(self, conn: Any) -> None:
         """gunicorn calls it for a new connection, for a kept one that sends again, and for bytes after a request."""
         if conn.parser is None:
-            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            with suppress(OSError):  # the client is gone already
+                conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         conn.arriving = Arriving(conn.parser.unreader.take_buffered() if conn.parser else b"")
         conn.discarded = -1  # not closing
         conn.sock.setblocking(False)

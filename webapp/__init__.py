@@ -8,14 +8,15 @@ from __future__ import annotations
 from flask import Flask, Response, request
 
 from flight_delays.settings import Settings, get_settings
-from webapp import errors, health, predictions
+from webapp import errors, health, predictions, rate_limit
 from webapp.services import Services
 
 MAX_BODY_BYTES = 16 * 1024
 
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -30,12 +31,15 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider, which is in use
-    app.extensions[Services.KEY] = Services(settings or get_settings())
+    settings = settings or get_settings()
+    app.extensions[Services.KEY] = Services(settings)
     app.register_blueprint(predictions.blueprint)
     app.register_blueprint(health.blueprint)
     app.before_request(_refuse_other_sites)
     app.after_request(_add_headers)
     errors.register(app)
+    if settings.web_rate_limit:
+        rate_limit.register(app, settings.web_rate_limit)
     return app
 
 
@@ -46,7 +50,7 @@ def _refuse_other_sites() -> None:
 
 
 def _add_headers(response: Response) -> Response:
-    response.headers.update(_HEADERS)
+    response.headers.update(HEADERS)
     if request.endpoint != "static":
         response.headers["Cache-Control"] = "no-store"
     return response

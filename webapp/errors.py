@@ -16,6 +16,9 @@ RETRY_AFTER_SECONDS = 2
 class ApiError(Exception):
     """An answer that is no success: a stable `code` for programs, a sentence for people."""
 
+    retry_after: int | None = None
+    """Seconds after which trying again makes sense."""
+
     def __init__(
         self, status: int, code: str, message: str, field: str | None = None, accepted: str | None = None
     ) -> None:
@@ -37,6 +40,8 @@ class InvalidError(ApiError):
 class UnavailableError(ApiError):
     """503: a service that is needed does not answer; the client may try again soon."""
 
+    retry_after = RETRY_AFTER_SECONDS
+
     def __init__(self, code: str, message: str, cause: object) -> None:
         nothing = "Nothing was accepted, please try" if request.method == "POST" else "Please try"
         super().__init__(503, code, f"{message}. {nothing} again in a moment")
@@ -45,30 +50,31 @@ class UnavailableError(ApiError):
 
 def register(app: Flask) -> None:
     """Makes the app answer every failure as JSON, and none with a stack trace."""
-    app.register_error_handler(ApiError, _api_error)
+    app.register_error_handler(ApiError, answer)
     app.register_error_handler(PyMongoError, _mongo_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _internal_error)
 
 
-def _api_error(error: ApiError) -> Response:
+def answer(error: ApiError) -> Response:
+    """The error as the client gets it."""
     each = [{"code": e.code, "message": e.message, "field": e.field, "accepted": e.accepted} for e in error.errors]
     response = jsonify(code=error.code, message=error.message, field=error.field, errors=each)
     response.status_code = error.status
-    if error.status == 503:
-        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
     return response
 
 
 def _mongo_error(error: PyMongoError) -> Response:
-    return _api_error(UnavailableError("mongodb_unavailable", "MongoDB does not answer", str(error).split(",")[0]))
+    return answer(UnavailableError("mongodb_unavailable", "MongoDB does not answer", str(error).split(",")[0]))
 
 
 def _http_error(error: HTTPException) -> Response | HTTPException:
     if error.code is None or error.code < 400:  # a redirect
         return error
     code = error.name.lower().replace(" ", "_")
-    response = _api_error(ApiError(error.code, code, error.description or error.name))
+    response = answer(ApiError(error.code, code, error.description or error.name))
     if allowed := getattr(error, "valid_methods", None):
         response.headers["Allow"] = ", ".join(sorted(allowed))
     return response
@@ -76,4 +82,4 @@ def _http_error(error: HTTPException) -> Response | HTTPException:
 
 def _internal_error(error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.path, exc_info=error)
-    return _api_error(ApiError(500, "internal_error", "Something went wrong here; the web app's log says what"))
+    return answer(ApiError(500, "internal_error", "Something went wrong here; the web app's log says what"))

@@ -6,8 +6,9 @@ _settings = get_settings()
 
 bind = f"{_settings.web_bind}:{_settings.port_web}"
 workers = _settings.web_workers
-worker_class = "gthread"
+worker_class = "webapp.worker.Worker"  # gthread, safe from slow clients
 threads = _settings.web_threads
+worker_connections = threads + 500  # below the usual limit of 1,024 open files
 keepalive = 30
 timeout = 60
 graceful_timeout = 5  # a submission takes 3 s at most; a long poll that is cut asks again

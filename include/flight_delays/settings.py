@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -64,6 +64,7 @@ class Settings(BaseSettings):
 
     web_workers: int = Field(default=1, ge=1, description="Processes of the web app")
     web_threads: int = Field(default=64, ge=4, description="Threads of each; long polls may hold 3/4")
+    web_rate_limit: str = Field(default="", description="Flights a client may submit, such as 30/minute; default: any")
 
     sink_batch_size: int = Field(default=500, ge=1, description="Most messages the sink writes at once")
     sink_commit_delay_seconds: float = Field(
@@ -72,6 +73,18 @@ class Settings(BaseSettings):
         description="Offsets are committed so long after the write, when the store has it on disk",
     )
     ivy_settings: str = Field(default="", description="Ivy settings file for a proxy or a mirror of Maven Central")
+
+    @field_validator("web_rate_limit")
+    @classmethod
+    def _rate(cls, value: str) -> str:
+        from limits import parse_many
+
+        try:
+            if value and any(limit.amount < 1 for limit in parse_many(value)):
+                raise ValueError(f"{value} would let nothing through")
+        except ValueError as error:
+            raise ValueError(f"FLIGHTS_WEB_RATE_LIMIT must be like 30/minute or 5/second;100/hour: {error}") from None
+        return value
 
     @model_validator(mode="after")
     def _derive(self) -> Self:

@@ -112,11 +112,26 @@ def test_rejection_is_said(web_app: Callable[..., Any], mongo: Database[dict[str
 
 @pytest.mark.parametrize("part", ["kafka", "mongo"])
 def test_unavailable_is_said(web_app: Callable[..., Any], page: Page, part: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
     with web_app(**{part: {"kafka": NOWHERE, "mongo": f"mongodb://{NOWHERE}/"}[part]}) as url:
         page.goto(url + FORM)
         page.get_by_role("button", name="Predict", exact=True).click()
         expect(page.locator("#problem")).to_contain_text("Not available just now", timeout=6_000)
         expect(page.locator("#problem")).to_contain_text({"kafka": "Kafka", "mongo": "MongoDB"}[part])
+        expect(page.locator("#problem")).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_rate_limit_is_said(web_app: Callable[..., Any], browser: Browser, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    with web_app(FLIGHTS_WEB_RATE_LIMIT="1/hour") as url:
+        page.goto(url + FORM)
+        submit(page)
+        page.get_by_role("button", name="Predict", exact=True).click()
+        expect(page.locator("#problem")).to_have_text(re.compile(r"Too many flights.*again in \d+ (s|minutes)\."))
+        expect(page.locator("#problem")).to_be_in_viewport()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
 
 
 def test_web_app_gone_is_said(web_app: Callable[..., Any], page: Page) -> None:

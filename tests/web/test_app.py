@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from flask.testing import FlaskClient
+from pydantic import ValidationError
+
+from flight_delays.settings import Settings
+from webapp import create_app
 
 SUBMIT = "/flights/delays/predict/classify_realtime"
 FORM = "/flights/delays/predict_kafka"
+NOWHERE = "127.0.0.1:1"
 
 
 def test_front_page_leads_to_the_form(away: FlaskClient) -> None:
@@ -58,7 +64,7 @@ def test_errors_are_json(away: FlaskClient, method: str, path: str, status: int,
 def test_security_headers(away: FlaskClient, path: str) -> None:
     headers = away.get(path).headers
 
-    assert "default-src 'self'" in headers["Content-Security-Policy"]
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self'; style-src 'self';")
     assert "unsafe" not in headers["Content-Security-Policy"]
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["X-Frame-Options"] == "DENY"
@@ -96,3 +102,29 @@ def test_internal_error_shows_no_trace(away: FlaskClient, monkeypatch: pytest.Mo
 
     assert (answer.status_code, answer.json["code"]) == (500, "internal_error")
     assert "division" not in answer.text
+
+
+@pytest.mark.parametrize("rate", ["2/minute", "100/second;2/hour"])
+def test_rate_limit_per_client(tmp_path: Path, rate: str) -> None:
+    client = create_app(Settings(home=tmp_path, web_rate_limit=rate, mongo_uri=f"mongodb://{NOWHERE}/")).test_client()
+    for _ in range(2):
+        assert client.post(SUBMIT).json["code"] == "missing_field"
+    refused = client.post(SUBMIT, headers={"X-Forwarded-For": "10.1.1.1"})  # a client cannot choose its address
+
+    assert (refused.status_code, refused.json["code"]) == (429, "rate_limited")
+    assert refused.json["message"].startswith("Too many flights at once: 2 per 1 ")
+    assert 0 < int(refused.headers["Retry-After"]) <= 3600
+    assert refused.headers["Content-Security-Policy"]
+    assert client.post(SUBMIT, environ_overrides={"REMOTE_ADDR": "10.1.1.1"}).json["code"] == "missing_field"
+    assert client.get(FORM).status_code == 200  # pages, and questions for answers, are not counted
+
+
+def test_no_rate_limit_unless_asked_for(away: FlaskClient) -> None:
+    assert {away.post(SUBMIT).status_code for _ in range(100)} == {400}
+
+
+@pytest.mark.parametrize("rate", ["fast", "0/minute", "30", "-1/second", "5/fortnight", ";"])
+def test_bad_rate_limit_is_named_at_start(rate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLIGHTS_WEB_RATE_LIMIT", rate)
+    with pytest.raises(ValidationError, match="FLIGHTS_WEB_RATE_LIMIT must be like 30/minute"):
+        Settings()

@@ -8,6 +8,7 @@ import string
 import time
 from typing import Any
 
+import psutil
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from flask.testing import FlaskClient
@@ -259,6 +260,22 @@ def test_mongodb_away(client: FlaskClient, stack: Any) -> None:
         assert (refused.status_code, refused.json["code"]) == (503, "mongodb_unavailable")
         assert int(refused.headers["Retry-After"]) > 0
     assert app.test_client().post(URL, data={**FLIGHT, "DepDelay": "x"}).status_code == 400
+
+
+@pytest.mark.parametrize(("name", "code"), [("kafka", "kafka_unavailable"), ("mongo", "mongodb_unavailable")])
+def test_hanging_service(client: FlaskClient, stack: Any, name: str, code: str) -> None:
+    """It takes connections but answers nothing, which takes longer to notice than a closed port."""
+    process = psutil.Process(stack.supervisor.states()[name]["pid"])
+    process.suspend()
+    try:
+        refused = client.post(URL, data=FLIGHT)
+    finally:
+        process.resume()
+
+    assert (refused.status_code, refused.json["code"]) == (503, code)
+    deadline = time.monotonic() + 30
+    while client.post(URL, data=FLIGHT).status_code != 202:
+        assert time.monotonic() < deadline
 
 
 def test_health(client: FlaskClient) -> None:

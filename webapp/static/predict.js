@@ -17,9 +17,16 @@ function say(text, busy = false) {
   byId("status").classList.toggle("busy", busy);
 }
 
+/** On a phone what came out lies below the form, out of sight. */
+function reveal() {
+  const outcome = byId("outcome");
+  if (outcome.getBoundingClientRect().top > 0.6 * window.innerHeight) outcome.scrollIntoView();
+}
+
 function complain(text) {
   byId("problem").textContent = text;
   byId("problem").hidden = !text;
+  if (text) reveal();
 }
 
 function showFieldErrors(errors) {
@@ -64,8 +71,7 @@ function show(answer, startedAt) {
   say("");
   complain("");
   byId("prediction").hidden = false;
-  const outcome = byId("outcome"); // on a phone it lies below the form
-  if (outcome.getBoundingClientRect().top > 0.6 * window.innerHeight) outcome.scrollIntoView();
+  reveal();
 }
 
 async function poll(place, id, startedAt, signal) {

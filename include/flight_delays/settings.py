@@ -73,6 +73,17 @@ class Settings(BaseSettings):
     )
     ivy_settings: str = Field(default="", description="Ivy settings file for a proxy or a mirror of Maven Central")
 
+    answer_retention_days: float = Field(default=90, gt=0, description="How long answers are kept")
+    rejected_retention_days: float = Field(default=30, gt=0, description="How long rejected messages are kept")
+    event_retention_days: float = Field(default=90, gt=0, description="How long the predictor's events are kept")
+    models_kept: int = Field(default=10, ge=1, description="Newest model versions that are kept, beside those in use")
+    checkpoint_retention_days: float = Field(
+        default=7, gt=0, description="How long the checkpoint of a deployment that was replaced is kept"
+    )
+    download_retention_days: float = Field(default=30, gt=0, description="How long downloads are kept after their use")
+    log_retention_days: float = Field(default=14, gt=0, description="How long Airflow's logs are kept")
+    airflow_retention_days: float = Field(default=90, gt=0, description="How long Airflow's database keeps its runs")
+
     @model_validator(mode="after")
     def _derive(self) -> Self:
         set_field = object.__setattr__  # frozen for everyone else

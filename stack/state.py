@@ -22,6 +22,9 @@ from stack.steps import StepFailedError
 MIGRATIONS: tuple[Callable[[Settings], None], ...] = ()
 """The i-th brings format i + 1 to format i + 2."""
 
+UNFINISHED_RESTORE = ".restore"
+"""A folder in the home: a restore is at work or was cut off."""
+
 _CODE = ("include", "plugins", "spark_jobs", "stack", "webapp", "requirements.txt")
 
 
@@ -42,11 +45,15 @@ def found_format(settings: Settings) -> int | None:
 
 def check(settings: Settings) -> str:
     """Raises StepFailedError for a state that this code and these settings cannot go on with; changes nothing."""
+    if (settings.home / UNFINISHED_RESTORE).exists():
+        raise StepFailedError(
+            f"a restore into {settings.home} was cut off", hint="run it again: make restore BACKUP=FILE"
+        )
     found, mine = found_format(settings), len(MIGRATIONS) + 1
     if found is not None and found > mine:
         raise StepFailedError(
             f"the state in {settings.home} has format {found} and was written by release {_release(settings)}; this "
-            f"code, release {version('flight-delays')}, knows formats up to {mine}",
+            f"code, release {release()}, knows formats up to {mine}",
             hint=f"check out release {_release(settings)} or later, or use another folder: FLIGHTS_HOME=FOLDER make up",
         )
     partitions = len(list((settings.home / "kafka" / "data").glob(f"{REQUEST_TOPIC}-*")))
@@ -79,8 +86,13 @@ def take_over(settings: Settings) -> str:
     return "as it was" if len(MIGRATIONS) + 1 == done else f"format {done} brought to {len(MIGRATIONS) + 1}"
 
 
+def release() -> str:
+    """The release of this code."""
+    return version("flight-delays")
+
+
 def _note(settings: Settings, number: int) -> None:
-    text = json.dumps({"format": number, "release": version("flight-delays")})
+    text = json.dumps({"format": number, "release": release()})
     write_atomically(settings.home / "state.json", text + "\n")
 
 

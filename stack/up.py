@@ -34,7 +34,7 @@ CHAIN = (DagId.RECORDS, DagId.DISTANCES, DagId.TRAINING, DagId.PREDICTOR)
 def up(settings: Settings) -> None:
     """Starts what does not run yet and returns once a flight came back predicted. Raises StepFailedError."""
     begin = time.monotonic()
-    with _locked(settings):
+    with locked(settings):
         with step("state") as current:  # before anything else makes folders of the home
             secrets = load_secrets(settings)
             supervisor = Supervisor(settings, secrets)
@@ -65,7 +65,7 @@ def up(settings: Settings) -> None:
 
 def down(settings: Settings) -> None:
     """Stops every process of this installation; its state stays."""
-    with _locked(settings), step("stack") as current:
+    with locked(settings), step("stack") as current:
         supervisor = Supervisor(settings, load_secrets(settings))
         if not supervisor.running():
             current.result = "was not running"
@@ -78,14 +78,16 @@ def down(settings: Settings) -> None:
 
 
 @contextmanager
-def _locked(settings: Settings) -> Iterator[None]:
+def locked(settings: Settings) -> Iterator[None]:
+    """Lets one command at a time change the installation. Raises StepFailedError where another one is at work."""
     settings.home.mkdir(parents=True, exist_ok=True)
     with (settings.home / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StepFailedError(
-                f"another `make up` or `make down` is at work on {settings.home}", hint="wait for it to end"
+                f"another command (make up, down, backup, restore) is at work on {settings.home}",
+                hint="wait for it to end",
             ) from None
         yield
 

@@ -33,8 +33,8 @@ TIME_OF: Final = {
 }
 """The field that says how old a document is."""
 
-_BATCH: Final = 500
-_PAUSE_SECONDS: Final = 0.1
+_BATCH: Final = 100
+_PAUSE_SECONDS: Final = 0.05
 """Between batches, each of which holds the embedded server's collection for some 50 ms."""
 
 

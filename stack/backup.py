@@ -44,7 +44,8 @@ FORMAT = 1
 COLLECTIONS = tuple(name for name in Collection if name is not Collection.CANARIES)
 UNFINISHED = state.UNFINISHED_RESTORE
 _PAGE = 2_000
-_STAYS = {".lock", "backups", "logs", "run"}
+_STAGING, _REPLACED = ".restoring", ".replaced"
+_STAYS = {".lock", "backups", "logs", "run", UNFINISHED, _STAGING, _REPLACED}
 """In the home: no state, or not of one state."""
 _DUPLICATE_KEY = 11000
 
@@ -91,21 +92,25 @@ def restore(settings: Settings, source: Path, *, force: bool) -> None:
     documents in that MongoDB are a reason to refuse.
     """
     with locked(settings):
-        staging = settings.home / UNFINISHED
+        staging = settings.home / _STAGING
         with step("archive") as current:
             _refuse_what_is_in_use(settings, force=force)
             shutil.rmtree(staging, ignore_errors=True)
             contents = _unpack(settings, source, staging)
             current.result = f"of {contents['created_at'][:19]} UTC, release {contents['release']}: whole"
-        with step("JVM artifacts") as current:
-            current.result = artifacts.fetch(settings)
-        with step("documents", hint="the state is what it was; run it again") as current:
-            staged = settings if settings.mongo_is_external else _at(settings, staging)
-            with _mongo(staged, current) as db:
-                if settings.mongo_is_external:
-                    _empty(db, force=force)
-                current.result = _load(db, staging / "dump", contents["documents"])
-            shutil.rmtree(staging / "dump")
+        try:
+            with step("JVM artifacts") as current:
+                current.result = artifacts.fetch(settings)
+            with step("documents", hint="make restore again") as current:
+                staged = settings if settings.mongo_is_external else _at(settings, staging)
+                with _mongo(staged, current) as db:
+                    if settings.mongo_is_external:
+                        _empty(db, force=force)
+                    current.result = _load(db, staging / "dump", contents["documents"])
+                shutil.rmtree(staging / "dump")
+        except BaseException:
+            shutil.rmtree(staging)  # the state in the home is what it was
+            raise
         with step("state") as current:
             _put_in_place(settings, staging)
             current.result = "in " + str(settings.home)
@@ -177,7 +182,7 @@ def _refuse_what_is_in_use(settings: Settings, *, force: bool) -> None:
     if (settings.home / "secrets.json").is_file() and Supervisor(settings, load_secrets(settings)).running():
         raise StepFailedError("the stack is running", hint="make down")
     found = {path.name for path in settings.home.iterdir()} - _STAYS
-    if found - {"secrets.json"} and UNFINISHED not in found and not force:
+    if found - {"secrets.json"} and not (settings.home / UNFINISHED).exists() and not force:
         raise StepFailedError(
             f"there is a state in {settings.home} already: {', '.join(sorted(found))}",
             hint="back it up and `make clean`, or replace it: make restore BACKUP=FILE FORCE=1",
@@ -271,15 +276,17 @@ def _split(content: bytes) -> Iterator[bytes]:
 
 def _put_in_place(settings: Settings, staging: Path) -> None:
     """Moves the new state in for the old one. Cut off, it leaves `UNFINISHED`, which `make up` refuses."""
-    replaced = settings.home / ".replaced"
+    replaced = settings.home / _REPLACED
     replaced.mkdir(exist_ok=True)
+    (settings.home / UNFINISHED).touch()
     for path in settings.home.iterdir():
-        if path.name not in _STAYS | {UNFINISHED, replaced.name}:
+        if path.name not in _STAYS:
             shutil.rmtree(replaced / path.name, ignore_errors=True)
             path.rename(replaced / path.name)
     for path in staging.iterdir():
         if path.name not in _STAYS:
             path.rename(settings.home / path.name)
+    (settings.home / UNFINISHED).unlink()
     shutil.rmtree(staging)
     shutil.rmtree(replaced)
 

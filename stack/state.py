@@ -23,7 +23,7 @@ MIGRATIONS: tuple[Callable[[Settings], None], ...] = ()
 """The i-th brings format i + 1 to format i + 2."""
 
 UNFINISHED_RESTORE = ".restore"
-"""A folder in the home: a restore is at work or was cut off."""
+"""A file in the home: a restore is moving the state in, or was cut off while it did."""
 
 _CODE = ("include", "plugins", "spark_jobs", "stack", "webapp", "requirements.txt")
 

@@ -98,7 +98,7 @@ def locked(settings: Settings) -> Iterator[None]:
 def _start(settings: Settings, supervisor: Supervisor, wanted: list[Service], secrets: Secrets) -> bool:
     with step("process manager") as current:
         if supervisor.running():
-            current.result = _running_already(settings, supervisor, wanted)
+            current.result = running_already(settings, set(supervisor.states()), wanted)
             return False
         check_ports(settings, wanted)
         supervisor.start(wanted)
@@ -112,10 +112,10 @@ def _start(settings: Settings, supervisor: Supervisor, wanted: list[Service], se
     return True
 
 
-def _running_already(settings: Settings, supervisor: Supervisor, wanted: list[Service]) -> str:
+def running_already(settings: Settings, running: set[str], wanted: list[Service]) -> str:
     """What to say of a stack that runs. Raises StepFailedError where it lacks a service that this code needs."""
     changed = state.changed_since_start(settings)
-    if missing := {service.name for service in wanted} - supervisor.states().keys():
+    if missing := {service.name for service in wanted} - running:
         raise StepFailedError(
             f"the running stack was started by other code and has no {', '.join(sorted(missing))}", hint="make down up"
         )

@@ -42,7 +42,8 @@ def expire(db: Database[dict[str, Any]], collection: Collection, days: float, *,
     """Deletes a collection's documents that are older than `days`; returns how many they are.
 
     Goes through the collection in natural order, the order of insertion, and so of time, and ends with the first batch
-    that holds young documents: a search by date would scan all, and meanwhile the embedded server answers nobody.
+    that holds young documents: a search by date would scan all, and meanwhile the embedded server answers nobody. An
+    old document behind a batch of young ones goes when they do.
     """
     limit = dt.datetime.now(dt.UTC) - dt.timedelta(days=days)
     field, expired = TIME_OF[collection], 0

@@ -21,11 +21,11 @@ logs: .venv ## follow the logs (SERVICE=kafka for one)
 	@$(STACK) logs $(SERVICE)
 
 backup: .venv ## write a backup (BACKUP=file; else var/backups/<time>.tar.gz)
-	@$(STACK) backup $(BACKUP)
+	@$(STACK) backup $(if $(BACKUP),"$(BACKUP)")
 
 restore: ## restore a backup: make restore BACKUP=file (FORCE=1 replaces what is there)
 	@test -n "$(BACKUP)" || { echo "Which one? make restore BACKUP=file"; exit 1; }
-	@$(PYTHON) stack/bootstrap.py restore $(BACKUP) $(if $(FORCE),--force)
+	@$(PYTHON) stack/bootstrap.py restore "$(BACKUP)" $(if $(FORCE),--force)
 
 clean: .venv ## remove all state but backups, after asking
 	@$(STACK) clean

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
+from typing import Any
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import CronTriggerTimetable, Param, dag, task
 
 from flight_delays import maintenance
-from flight_delays.names import AIRFLOW_DATABASE_CONNECTION, DagId, Tag, default_args
+from flight_delays.names import DagId, Tag, default_args
 from flight_delays.settings import get_settings
 
 # With `run_immediately=False` the first unpausing may start a run at once.
@@ -17,9 +18,9 @@ NIGHTLY = CronTriggerTimetable("17 2 * * *", timezone="UTC", run_immediately=dt.
 SETTINGS = get_settings()
 
 
-def days(default: float, what: str) -> Param:
+def days(default: float, what: str, **limits: Any) -> Param:
     """A form field: how long something is kept."""
-    return Param(default, type="number", exclusiveMinimum=0, description=f"Days that {what} are kept")
+    return Param(default, type="number", description=f"Days that {what} are kept", **limits or {"exclusiveMinimum": 0})
 
 
 PARAMS = {
@@ -30,13 +31,9 @@ PARAMS = {
     "checkpoint_days": days(SETTINGS.checkpoint_retention_days, "replaced deployments' checkpoints"),
     "download_days": days(SETTINGS.download_retention_days, "unused downloads"),
     "log_days": days(SETTINGS.log_retention_days, "Airflow's logs"),
-    "airflow_days": days(SETTINGS.airflow_retention_days, "runs in Airflow's database"),
+    "airflow_days": days(SETTINGS.airflow_retention_days, "runs in Airflow's database", minimum=1),
     "dry_run": Param(False, type="boolean", description="Remove nothing, only say what would be removed"),
 }
-CLEAN = """airflow db clean --yes --skip-archive --error-on-cleanup-failure --batch-size 500 \
-  --clean-before-timestamp '{{ dag_run.run_after - macros.timedelta(days=params.airflow_days) }}' \
-  {{ '--dry-run' if params.dry_run else '' }}"""
-ADDRESS = f"{{{{ conn.{AIRFLOW_DATABASE_CONNECTION}.extra_dejson.secret_address }}}}"
 
 
 @dag(
@@ -56,8 +53,8 @@ def build() -> None:
         task(getattr(maintenance, job))()
     BashOperator(
         task_id="airflow_database",
-        bash_command=CLEAN,
-        env={"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": ADDRESS},
+        bash_command=maintenance.CLEAN_AIRFLOW,
+        env=maintenance.AIRFLOW_DATABASE,
         append_env=True,
     )
 

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 COLLECTIONS = tuple(name for name in Collection if name is not Collection.CANARIES)
 UNFINISHED = state.UNFINISHED_RESTORE
-_PAGE = 2_000
+_PAGE = 100
+"""Documents: rejected ones can have 64 KiB each, and the embedded server's heap is small."""
 _STAGING, _REPLACED = ".restoring", ".replaced"
 _STAYS = {".lock", "backups", "logs", "run", UNFINISHED, _STAGING, _REPLACED}
 """In the home: no state, or not of one state."""
@@ -138,11 +139,11 @@ def _pack(settings: Settings, db: Database[dict[str, Any]], archive: tarfile.Tar
         _add(archive, str(folder / "manifest.json"), manifest.model_dump_json(indent=1).encode())
     documents = {}
     for collection in COLLECTIONS:
+        current.say(str(collection))
         documents[str(collection)] = 0
         for number, page in enumerate(_pages(db, collection)):
             _add(archive, f"mongo/{collection}/{number:06}.bson", b"".join(document.raw for document in page))
             documents[str(collection)] += len(page)
-            current.say(f"{documents[str(collection)]:,} documents of {collection}")
     contents = {
         "format": FORMAT,
         "created_at": dt.datetime.now(dt.UTC).isoformat(),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flight_delays import records, registry
 from flight_delays.contract import Collection
+from flight_delays.names import AIRFLOW_DATABASE_CONNECTION
 from flight_delays.settings import get_settings
 from flight_delays.sources import DataError
 
@@ -181,3 +182,20 @@ def _report(removed: Iterable[object], what: str, *, dry_run: bool) -> str:
         text += f": {', '.join(map(str, things))}"
     log.info("%s", text)
     return text
+
+
+# --- Airflow's own database: for a BashOperator, as no code of a task may reach it -----------------------------------
+
+# Without the table `dag`: a stack that stood still for long would lose DAGs that it is about to parse again.
+_TABLES = (
+    "asset_event,callback,deadline,dag_run,dag_version,import_error,job,log,revoked_token,task_instance,"
+    "task_instance_history,task_reschedule,trigger,xcom"
+)
+CLEAN_AIRFLOW: Final = (
+    f"airflow db clean --yes --skip-archive --error-on-cleanup-failure --batch-size 500 --tables {_TABLES}"
+    " --clean-before-timestamp '{{ dag_run.run_after - macros.timedelta(days=params.airflow_days) }}'"
+    " {{ '--dry-run' if params.dry_run else '' }}"
+)
+AIRFLOW_DATABASE: Final = {
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"{{{{ conn.{AIRFLOW_DATABASE_CONNECTION}.extra_dejson.secret_address }}}}"
+}

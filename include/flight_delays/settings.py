@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     )
     download_retention_days: float = Field(default=30, gt=0, description="How long downloads are kept after their use")
     log_retention_days: float = Field(default=14, gt=0, description="How long Airflow's logs are kept")
-    airflow_retention_days: float = Field(default=90, gt=0, description="How long Airflow's database keeps its runs")
+    airflow_retention_days: float = Field(default=90, ge=1, description="How long Airflow's database keeps its runs")
 
     @model_validator(mode="after")
     def _derive(self) -> Self:
@@ -105,6 +105,11 @@ class Settings(BaseSettings):
     def mongo_is_external(self) -> bool:
         """Whether the user named a MongoDB of their own (`MONGO_URI`): then none is started."""
         return self.mongo_uri != f"mongodb://{LOOPBACK}:{self.port_mongo}/"
+
+    @property
+    def kafka_is_external(self) -> bool:
+        """Whether the user named brokers of their own (`FLIGHTS_KAFKA_BOOTSTRAP`)."""
+        return self.kafka_bootstrap != f"{LOOPBACK}:{self.port_kafka}"
 
     @property
     def models(self) -> Path:

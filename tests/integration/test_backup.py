@@ -68,6 +68,7 @@ def test_a_backup_brings_everything_back(old: Stack, tmp_path: Path) -> None:
     assert not settings.models.exists()
     backup.restore(settings, path, force=False)
     assert everything(old) == before
+    assert (settings.home / "secrets.json").stat().st_mode & 0o777 == 0o600
 
     with running(settings) as stack:
         with pytest.raises(StepFailedError, match="running"):

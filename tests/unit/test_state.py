@@ -77,6 +77,7 @@ def test_another_number_of_partitions_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(StepFailedError, match=r"FLIGHTS_TOPIC_PARTITIONS is 3, but .* 2 partitions") as caught:
         state.check(Settings(home=tmp_path, topic_partitions=3))
     assert "FLIGHTS_TOPIC_PARTITIONS=2" in caught.value.hint
+    state.check(Settings(home=tmp_path, topic_partitions=3, kafka_bootstrap="kafka.example:9092"))
 
 
 def test_answers_stay_with_the_server_that_has_them(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ import shutil
 import tarfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,7 +107,7 @@ def restore(settings: Settings, source: Path, *, force: bool) -> None:
                 with _mongo(staged, current) as db:
                     if settings.mongo_is_external:
                         _empty(db, force=force)
-                    current.result = _load(db, staging / "dump", contents["documents"])
+                    current.result = _load(settings, db, staging / "dump", contents)
                 shutil.rmtree(staging / "dump")
         except BaseException:
             shutil.rmtree(staging)  # the state in the home is what it was
@@ -240,22 +240,29 @@ def _empty(db: Database[dict[str, Any]], *, force: bool) -> None:
         db.drop_collection(name)
 
 
-def _load(db: Database[dict[str, Any]], dump: Path, wanted: dict[str, int]) -> str:
-    """Inserts the documents, oldest first as they came; nothing of a deployment, whose checkpoint is not there."""
-    import bson
+def _load(settings: Settings, db: Database[dict[str, Any]], dump: Path, contents: dict[str, Any]) -> str:
+    """Inserts the documents, oldest first as they came."""
     from bson.raw_bson import RawBSONDocument
     from pymongo.errors import BulkWriteError
 
+    def without_deployment(document: Any) -> dict[str, Any]:
+        return {**document, "serving": None, "candidate": None, "retiring": []}  # their checkpoints are not there
+
+    def at_an_old_place(document: Any) -> dict[str, Any]:
+        """Its `_id` is a place on a topic, and an empty Kafka will give that place to another message."""
+        place = str(document["_id"])
+        return {**document, "_id": place if "@" in place else f"{place}@{contents['created_at']}"}
+
+    changes: dict[str, Callable[[Any], Any]] = {Collection.STATE: without_deployment}
+    if not settings.kafka_is_external:
+        changes[Collection.REJECTED] = at_an_old_place
     store.ensure_indexes(db)
+    wanted: dict[str, int] = contents["documents"]
     for collection, count in wanted.items():
-        found = 0
+        found, change = 0, changes.get(collection, lambda document: document)
         for page in sorted((dump / collection).glob("*.bson"), reverse=True):
-            documents: list[Any] = [RawBSONDocument(raw) for raw in _split(page.read_bytes())]
+            documents: list[Any] = [change(RawBSONDocument(raw)) for raw in _split(page.read_bytes())]
             found += len(documents)
-            if collection == Collection.STATE:
-                documents = [
-                    {**bson.decode(each.raw), "serving": None, "candidate": None, "retiring": []} for each in documents
-                ]
             try:
                 db[collection].insert_many(reversed(documents), ordered=False)
             except BulkWriteError as error:  # some of a page may be in the next one, too

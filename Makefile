@@ -1,6 +1,6 @@
 # Two commands matter: `make up` and `make test`. The rest is for looking and for working on it.
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs clean topics listen predictions airflow test proof bench lint lock
+.PHONY: help up down status logs backup restore clean topics listen predictions airflow test proof bench lint lock
 
 PYTHON ?= python3
 STACK = .venv/bin/python -m stack
@@ -20,7 +20,14 @@ status: .venv ## processes, streaming query, model in service, last canary
 logs: .venv ## follow the logs (SERVICE=kafka for one)
 	@$(STACK) logs $(SERVICE)
 
-clean: .venv ## remove all state, after asking
+backup: .venv ## write a backup (BACKUP=file; else var/backups/<time>.tar.gz)
+	@$(STACK) backup $(if $(BACKUP),"$(BACKUP)")
+
+restore: ## restore a backup: make restore BACKUP=file (FORCE=1 replaces what is there)
+	@test -n "$(BACKUP)" || { echo "Which one? make restore BACKUP=file"; exit 1; }
+	@$(PYTHON) stack/bootstrap.py restore "$(BACKUP)" $(if $(FORCE),--force)
+
+clean: .venv ## remove all state but backups, after asking
 	@$(STACK) clean
 
 topics: .venv ## the Kafka topics

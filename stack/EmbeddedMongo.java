@@ -218,14 +218,21 @@ public final class EmbeddedMongo {
         @Override
         protected QueryResult matchDocuments(
                 Document query, Document orderBy, int skip, int limit, int batchSize, Document fields) {
-            if (isNaturalDescending(orderBy)) {
-                Cursor<Object, Document> cursor = data.cursor(null, null, true);
+            boolean newestFirst = isNaturalDescending(orderBy);
+            DocumentComparator order = newestFirst ? null : deriveComparator(orderBy);
+            boolean page = order == null && query.isEmpty() && skip > 0;
+            if (newestFirst || page) { // a page begins at its place: what is skipped is not read
+                long size = data.sizeAsLong();
+                if (page && skip >= size) {
+                    return new QueryResult();
+                }
+                Object from = page ? data.getKey(newestFirst ? size - 1 - skip : skip) : null;
+                Cursor<Object, Document> cursor = data.cursor(from, null, newestFirst);
                 Iterable<Object> positions = () -> cursor;
-                Stream<Document> newestFirst =
+                Stream<Document> found =
                     StreamSupport.stream(positions.spliterator(), false).map(position -> cursor.getValue());
-                return matchDocumentsFromStream(newestFirst, query, null, skip, limit, batchSize, fields);
+                return matchDocumentsFromStream(found, query, null, page ? 0 : skip, limit, batchSize, fields);
             }
-            DocumentComparator order = deriveComparator(orderBy);
             if (order == null || limit <= 0) {
                 return super.matchDocuments(query, orderBy, skip, limit, batchSize, fields);
             }

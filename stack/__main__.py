@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+from pathlib import Path
 
 from flight_delays.settings import get_settings
 from stack import console
@@ -15,7 +16,7 @@ from stack.steps import StepFailedError, explain
 from stack.up import down, up
 
 
-def main() -> None:
+def main() -> None:  # noqa: PLR0912 - one branch a command
     """Runs one command; exit status 1, with what failed and what to do, where it fails."""
     parser = argparse.ArgumentParser(prog="make", description="The embedded stack.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -29,6 +30,10 @@ def main() -> None:
         commands.add_parser(name, help=text)
     commands.add_parser("predictions", help="show the last answers").add_argument("--count", type=int, default=5)
     commands.add_parser("logs", help="follow the logs").add_argument("service", nargs="?")
+    commands.add_parser("backup", help="write a backup").add_argument("path", nargs="?", type=Path)
+    restoring = commands.add_parser("restore", help="restore a backup")
+    restoring.add_argument("path", type=Path)
+    restoring.add_argument("--force", action="store_true", help="replace the state that is there")
     commands.add_parser("clean", help="remove all state").add_argument("--yes", action="store_true")
     commands.add_parser("airflow", help="run Airflow's own command line").add_argument("rest", nargs=argparse.REMAINDER)
     options = parser.parse_args()
@@ -49,6 +54,10 @@ def main() -> None:
                 console.predictions(settings, options.count)
             case "logs":
                 console.logs(settings, options.service)
+            case "backup":
+                console.backup(settings, options.path)
+            case "restore":
+                console.restore(settings, options.path, force=options.force)
             case "clean":
                 console.clean(settings, assume_yes=options.yes)
             case "airflow":

@@ -94,7 +94,9 @@ def _check(module: Path, pins: Path, folder: Path) -> None:
 
 def _compile(folder: Path) -> None:
     classes = folder / "embedded-mongo"
-    command = ["javac", "-cp", str(folder / "mongo" / "*"), "-d", str(classes), str(HERE / "EmbeddedMongo.java")]
+    # For the oldest JDK that is accepted: the next start may find that one.
+    command = ["javac", "--release", "17", "-cp", str(folder / "mongo" / "*")]
+    command += ["-d", str(classes), str(HERE / "EmbeddedMongo.java")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"stack/EmbeddedMongo.java does not compile:\n{done.stdout}{done.stderr}")

@@ -22,6 +22,7 @@ from stack.steps import Step, StepFailedError, explain, step  # noqa: E402 - the
 VENV = PROJECT / ".venv"
 PYTHON = VENV / "bin" / "python"
 JDK_VERSIONS = (17, 21)
+REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
 
 
 def main(arguments: list[str]) -> None:
@@ -95,24 +96,45 @@ def _jdk_command() -> str:
 
 def install(requirements: str, current: Step) -> None:
     """Makes `.venv` hold the locked packages and the project itself; does nothing where it does already."""
-    stamp = VENV / f".{requirements}.sha256"
-    inputs = [PROJECT / requirements, PROJECT / "pyproject.toml", PROJECT / "stack" / "uv.txt"]
-    wanted = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()
-    if stamp.is_file() and stamp.read_text() == wanted:
+    whole = _venv_is_whole()
+    if whole and _stamp(requirements).is_file() and _stamp(requirements).read_text() == _wanted(requirements):
         current.result = "as locked"
         return
     log = VENV / "install.log"
-    if not PYTHON.exists():
+    if not whole:
         current.say("making .venv")
         _run([sys.executable, "-m", "venv", "--clear", str(VENV)], None, "install the package python3-venv")
+    for name in REQUIREMENTS:  # else, were this run killed, a stamp of an older lock could come true again
+        if _stamp(name).is_file() and _stamp(name).read_text() != _wanted(name):
+            _stamp(name).unlink()
     current.say("installing the installer")
     _run([str(PYTHON), "-m", "pip", "install", "-q", "--require-hashes", "-r", "stack/uv.txt"], log, "")
     uv = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", str(PYTHON)]
     current.say(f"installing {requirements}")
     _run([*uv, "--require-hashes", "--compile-bytecode", "-r", requirements], log, "")
     _run([*uv, "--no-deps", "--no-build-isolation", "--editable", "."], log, "")
-    stamp.write_text(wanted)
+    _stamp(requirements).write_text(_wanted(requirements))
     current.result = f"{requirements} installed"
+
+
+def _stamp(requirements: str) -> Path:
+    """Says which lock the virtual environment holds: written last."""
+    return VENV / f".{requirements}.sha256"
+
+
+def _wanted(requirements: str) -> str:
+    inputs = [PROJECT / requirements, PROJECT / "pyproject.toml", PROJECT / "stack" / "uv.txt"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()
+
+
+def _venv_is_whole() -> bool:
+    """Whether `.venv` works: not one cut off while it was made, moved, or of a Python that is gone or was replaced."""
+    try:  # its pip is found by the Python that made it only, and the scripts name that Python by its whole path
+        done = subprocess.run([str(PYTHON), "-c", "import pip"], capture_output=True, check=False)
+        script = (VENV / "bin" / "pip").read_bytes()
+    except OSError:
+        return False
+    return done.returncode == 0 and re.search(rb"[!\s'\"]" + re.escape(os.fsencode(VENV / "bin")), script) is not None
 
 
 def _run(command: list[str], log: Path | None, hint: str) -> None:

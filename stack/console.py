@@ -1,4 +1,4 @@
-"""The console steps: status, topics, listen, predictions, logs, clean."""
+"""The console steps: status, topics, listen, predictions, logs, backup, restore, clean."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -147,14 +149,38 @@ def logs(settings: Settings, service: str | None) -> None:
     os.execvp("tail", ["tail", "-n", "30", "-F", *map(str, files)])
 
 
+def backup(settings: Settings, path: Path | None) -> None:
+    """Writes a backup and says where it is and what is not in it."""
+    from stack.backup import backup as write
+
+    print(f"""
+{write(settings, path)}
+holds answers, distances, models, flight records and passwords: keep it where nobody else reads it. Not in it: requests
+that are not answered yet, and Airflow's history. Back with it: make restore BACKUP=FILE""")
+
+
+def restore(settings: Settings, path: Path, *, force: bool) -> None:
+    """Restores a backup and says what to do next."""
+    from stack.backup import restore as take_back
+
+    take_back(settings, path, force=force)
+    print("\nRestored. Next: make up")
+
+
 def clean(settings: Settings, *, assume_yes: bool) -> None:
-    """Removes all state of a stopped stack, after asking."""
+    """Removes all state of a stopped stack but its backups, after asking."""
     if Supervisor(settings, load_secrets(settings)).running():
         raise StepFailedError("the stack is running", hint="make down")
     if not assume_yes:
-        answer = input(f"Remove {settings.home} with all data, models, answers and passwords in it? [y/N] ")
+        answer = input(f"Remove all data, models, answers and passwords in {settings.home}? Its backups stay. [y/N] ")
         if answer.strip().lower() not in ("y", "yes"):
             print("Nothing was removed.")
             return
-    shutil.rmtree(settings.home)
-    print(f"Removed {settings.home}.")
+    for path in settings.home.iterdir():
+        if path.is_dir() and path.name != "backups":
+            shutil.rmtree(path)
+        elif path.is_file():
+            path.unlink()
+    with suppress(OSError):  # backups are in it
+        settings.home.rmdir()
+    print(f"Removed the state in {settings.home}.")

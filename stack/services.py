@@ -79,12 +79,13 @@ def services(settings: Settings, secrets: Secrets) -> list[Service]:
 def _mongo(settings: Settings) -> Service:
     folder = settings.home / "mongo"
     folder.mkdir(parents=True, exist_ok=True)
-    if (mongod := shutil.which("mongod")) is not None:
+    embedded = folder / "embedded.mv.db"
+    if (mongod := shutil.which("mongod")) is not None and not embedded.exists():  # the answers are where they are
         command = [mongod, "--dbpath", str(folder), "--bind_ip", LOOPBACK, "--port", str(settings.port_mongo)]
     else:
         classpath = f"{artifacts.JARS / 'embedded-mongo'}:{artifacts.classpath('mongo')}"
         command = [*_java(128, start_mib=32), "-cp", classpath, "EmbeddedMongo"]
-        command += [str(settings.port_mongo), str(folder / "embedded.mv.db")]
+        command += [str(settings.port_mongo), str(embedded)]
     return Service("mongo", command, _mongo_ready, ports=("port_mongo",))
 
 
@@ -202,9 +203,11 @@ def _spark_connect(settings: Settings) -> Service:
     command += ["--jars", ",".join(str(jar) for jar in sorted((artifacts.JARS / "spark").glob("*.jar")))]
     for key, value in conf.items():
         command += ["--conf", f"{key}={value}"]
+    # What a killed server left behind is in nobody's use: each start sweeps the folder, which is this server's alone.
+    sweep = f"find {_quoted([str(folder / 'tmp')])} -mindepth 1 -delete; exec "
     return Service(
         "spark-connect",
-        [*command, "spark-internal"],
+        ["sh", "-c", sweep + _quoted([*command, "spark-internal"])],
         _spark_connect_ready,
         environment=spark_environment(),
         ports=("port_spark_connect", "port_spark_ui"),
@@ -298,7 +301,16 @@ def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:
         "host": settings.spark_master,
         "extra": {"deploy-mode": "client", "spark-binary": "spark-submit"},
     }
-    connections = {"SPARK_DEFAULT": spark, "MONGO_DEFAULT": _mongo_connection(settings), **_kafka_connections(settings)}
+    connections = {
+        "SPARK_DEFAULT": spark,
+        "MONGO_DEFAULT": _mongo_connection(settings),
+        **_kafka_connections(settings),
+        # For `airflow db clean`, which a task of the DAG `maintenance` runs; by this name no log shows it.
+        "AIRFLOW_DATABASE": {
+            "conn_type": "generic",
+            "extra": {"secret_address": options["DATABASE__SQL_ALCHEMY_CONN"]},
+        },
+    }
     return {
         "AIRFLOW_HOME": str(home),
         **{f"AIRFLOW__{name}": str(value) for name, value in options.items()},

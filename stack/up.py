@@ -16,7 +16,7 @@ import httpx
 from flight_delays import canary, predictor, registry, store
 from flight_delays.names import DagId
 from flight_delays.settings import LOOPBACK, Settings
-from stack import artifacts
+from stack import artifacts, state
 from stack.airflow_api import ACTIVE, AirflowApi
 from stack.secrets import Secrets, load_secrets
 from stack.services import BIN, Service, airflow_environment, services
@@ -34,12 +34,14 @@ CHAIN = (DagId.RECORDS, DagId.DISTANCES, DagId.TRAINING, DagId.PREDICTOR)
 def up(settings: Settings) -> None:
     """Starts what does not run yet and returns once a flight came back predicted. Raises StepFailedError."""
     begin = time.monotonic()
-    with _locked(settings):
-        secrets = load_secrets(settings)
+    with locked(settings):
+        with step("state") as current:  # before anything else makes folders of the home
+            secrets = load_secrets(settings)
+            supervisor = Supervisor(settings, secrets)
+            current.result = state.check(settings) if supervisor.running() else state.take_over(settings)
         with step("JVM artifacts") as current:
             current.say("fetching and checking")
             current.result = artifacts.fetch(settings)
-        supervisor = Supervisor(settings, secrets)
         wanted = services(settings, secrets)
         started = _start(settings, supervisor, wanted, secrets)
         for service in wanted:
@@ -63,7 +65,7 @@ def up(settings: Settings) -> None:
 
 def down(settings: Settings) -> None:
     """Stops every process of this installation; its state stays."""
-    with _locked(settings), step("stack") as current:
+    with locked(settings), step("stack") as current:
         supervisor = Supervisor(settings, load_secrets(settings))
         if not supervisor.running():
             current.result = "was not running"
@@ -76,14 +78,16 @@ def down(settings: Settings) -> None:
 
 
 @contextmanager
-def _locked(settings: Settings) -> Iterator[None]:
+def locked(settings: Settings) -> Iterator[None]:
+    """Lets one command at a time change the installation. Raises StepFailedError where another one is at work."""
     settings.home.mkdir(parents=True, exist_ok=True)
     with (settings.home / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StepFailedError(
-                f"another `make up` or `make down` is at work on {settings.home}", hint="wait for it to end"
+                f"another command (make up, down, backup, restore) is at work on {settings.home}",
+                hint="wait for it to end",
             ) from None
         yield
 
@@ -94,10 +98,11 @@ def _locked(settings: Settings) -> Iterator[None]:
 def _start(settings: Settings, supervisor: Supervisor, wanted: list[Service], secrets: Secrets) -> bool:
     with step("process manager") as current:
         if supervisor.running():
-            current.result = "runs already"
+            current.result = running_already(settings, set(supervisor.states()), wanted)
             return False
         check_ports(settings, wanted)
         supervisor.start(wanted)
+        state.remember_start(settings)
         current.result = "started"
     with step("Airflow's database", log=supervisor.logs / "airflow-db.log") as current:
         current.say("migrating")
@@ -105,6 +110,16 @@ def _start(settings: Settings, supervisor: Supervisor, wanted: list[Service], se
     for service in wanted:
         supervisor.start_service(service.name)
     return True
+
+
+def running_already(settings: Settings, running: set[str], wanted: list[Service]) -> str:
+    """What to say of a stack that runs. Raises StepFailedError where it lacks a service that this code needs."""
+    changed = state.changed_since_start(settings)
+    if missing := {service.name for service in wanted} - running:
+        raise StepFailedError(
+            f"the running stack was started by other code and has no {', '.join(sorted(missing))}", hint="make down up"
+        )
+    return f"runs with older {' and '.join(changed)}: make down up" if changed else "runs already"
 
 
 def check_ports(settings: Settings, wanted: list[Service]) -> None:
@@ -165,7 +180,7 @@ def await_ready(settings: Settings, supervisor: Supervisor, service: Service, cu
 
 
 def await_dags(settings: Settings, secrets: Secrets, current: Step) -> AirflowApi:
-    """Returns once Airflow has parsed all DAGs; unpauses those of `CHAIN`. Raises StepFailedError with the first error.
+    """Returns once Airflow has parsed all DAGs; unpauses them. Raises StepFailedError with the first error.
 
     The health check stays paused until a predictor serves: before, it would only say that none does.
     """
@@ -179,7 +194,7 @@ def await_dags(settings: Settings, secrets: Secrets, current: Step) -> AirflowAp
         current.say(f"waiting for {len(missing)}")
         time.sleep(0.5)
     for dag_id, dag in api.dags().items():
-        if dag_id in CHAIN and dag["is_paused"]:
+        if dag_id in (*CHAIN, DagId.MAINTENANCE) and dag["is_paused"]:
             api.pause(dag_id, False)
     current.result = f"{len(DagId)} parsed"
     return api

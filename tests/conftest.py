@@ -70,9 +70,12 @@ class Stack:
 
 def settings_in(home: Path, offset: int) -> Settings:
     """Settings of an installation of its own, on ports that are free."""
-    while not _free(offset + 9092):
+    ports = [name for name in Settings.model_fields if name.startswith("port_") and name != "port_offset"]
+    while True:
+        settings = Settings(home=home, port_offset=offset)
+        if all(_free(getattr(settings, name)) for name in ports):
+            return settings
         offset += 100
-    return Settings(home=home, port_offset=offset)
 
 
 def _free(port: int) -> bool:

@@ -20,6 +20,7 @@ class DagId(StrEnum):
     TRAINING = "agile_data_science_batch_prediction_model_training"
     PREDICTOR = "flight_delay_predictor"
     HEALTH = "flight_delay_predictor_health"
+    MAINTENANCE = "maintenance"
 
 
 class AssetName(StrEnum):
@@ -37,12 +38,15 @@ class Tag(StrEnum):
     TRAINING = "training"
     PREDICTOR = "predictor"
     HEALTH = "health"
+    MAINTENANCE = "maintenance"
 
 
 KAFKA_CONNECTION: Final = "kafka_default"
 KAFKA_CANARY_CONNECTION: Final = "kafka_canary"
 MONGO_CONNECTION: Final = "mongo_default"
 SPARK_CONNECTION: Final = "spark_default"
+AIRFLOW_DATABASE_CONNECTION: Final = "airflow_database"
+"""Its extra `secret_address` is the SQLAlchemy address of Airflow's own database, which tasks else do not see."""
 
 
 def asset(name: AssetName) -> Asset:

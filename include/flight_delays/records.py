@@ -173,9 +173,7 @@ def validate(
     limit = _parse_months(months)
     staging_root = records_dir / "staging"
     staging_root.mkdir(parents=True, exist_ok=True)
-    for left_over in staging_root.iterdir():
-        if time.time() - left_over.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(left_over)
+    sweep(records_dir)
     staging = Path(tempfile.mkdtemp(prefix=f"{source.name}-", dir=staging_root))
     try:
         counts: Counter[str] = Counter()
@@ -195,6 +193,15 @@ def validate(
         raise
     log.info("validated %s: %s", path, json.dumps(manifest.summary()))
     return staging
+
+
+def sweep(records_dir: Path, *, dry_run: bool = False) -> list[str]:
+    """Removes the staging folders of runs that are long over; returns their names."""
+    limit = time.time() - _STALE_SECONDS
+    leftovers = sorted(path for path in (records_dir / "staging").glob("*") if path.stat().st_mtime < limit)
+    for leftover in [] if dry_run else leftovers:
+        shutil.rmtree(leftover)
+    return [leftover.name for leftover in leftovers]
 
 
 def publish(staging: Path, records_dir: Path) -> Manifest:

@@ -120,13 +120,20 @@ def stage(models: Path, name: str) -> Path:
     """An empty staging folder for a run; the same name gives the same folder. Sweeps the leftovers of old runs."""
     staging = models / STAGING
     staging.mkdir(parents=True, exist_ok=True)
-    for leftover in staging.iterdir():
-        if leftover.stat().st_mtime < time.time() - STAGING_DAYS * 86_400:
-            shutil.rmtree(leftover, ignore_errors=True)
+    sweep(models)
     folder = staging / re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     return folder
+
+
+def sweep(models: Path, *, dry_run: bool = False) -> list[str]:
+    """Removes the staging folders of runs that are long over; returns their names."""
+    limit = time.time() - STAGING_DAYS * 86_400
+    leftovers = sorted(path for path in (models / STAGING).glob("*") if path.stat().st_mtime < limit)
+    for leftover in [] if dry_run else leftovers:
+        shutil.rmtree(leftover, ignore_errors=True)
+    return [leftover.name for leftover in leftovers]
 
 
 def register(models: Path, staged: Path) -> str:
@@ -136,7 +143,6 @@ def register(models: Path, staged: Path) -> str:
     stays where it is for that). A damaged version of the same name is replaced. Raises RegistryError where the staged
     folder is no complete model.
     """
-    models.mkdir(parents=True, exist_ok=True)
     with _locked(models):
         version = _version_of(staged)
         target = models / version
@@ -171,14 +177,33 @@ def promote(models: Path, version: str) -> Pointer:
     Raises RegistryError where the version is missing, incomplete or damaged, or the pointer file is unreadable; the
     pointer stays as it was.
     """
-    verify(models, version)
-    with _locked(models):
+    with _locked(models):  # verified under the lock: `prune` cannot take it away in between
+        verify(models, version)
         before = read_pointer(models)
         if before.champion == version:
             return before
         after = Pointer(champion=version, previous=before.champion, updated_at=dt.datetime.now(dt.UTC))
         write_atomically(models / POINTER, after.model_dump_json(indent=2) + "\n")
         return after
+
+
+def prune(models: Path, keep: int, deployed: set[str], *, dry_run: bool = False) -> list[str]:
+    """Removes versions but the `keep` newest, the pointer's two and the `deployed` ones; returns the removed.
+
+    A version goes at once, by a rename; what a killed run leaves of it is swept. Raises RegistryError where the
+    pointer is unreadable; nothing is removed then.
+    """
+    with _locked(models):
+        pointer = read_pointer(models)
+        kept = {pointer.champion, pointer.previous, *deployed, *versions(models)[:keep]}
+        old = [version for version in versions(models) if version not in kept]
+        (models / STAGING).mkdir(exist_ok=True)
+        for version in [] if dry_run else old:
+            gone = models / STAGING / f"pruned-{version}"
+            shutil.rmtree(gone, ignore_errors=True)
+            (models / version).rename(gone)
+            shutil.rmtree(gone)
+        return old
 
 
 def read_pointer(models: Path) -> Pointer:
@@ -253,6 +278,7 @@ def _version_of(folder: Path) -> str:
 @contextmanager
 def _locked(models: Path) -> Iterator[None]:
     """One writer at a time; the lock goes with the process."""
+    models.mkdir(parents=True, exist_ok=True)
     with (models / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

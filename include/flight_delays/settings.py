@@ -74,6 +74,17 @@ class Settings(BaseSettings):
     )
     ivy_settings: str = Field(default="", description="Ivy settings file for a proxy or a mirror of Maven Central")
 
+    answer_retention_days: float = Field(default=90, gt=0, description="How long answers are kept")
+    rejected_retention_days: float = Field(default=30, gt=0, description="How long rejected messages are kept")
+    event_retention_days: float = Field(default=90, gt=0, description="How long the predictor's events are kept")
+    models_kept: int = Field(default=10, ge=1, description="Newest model versions that are kept, beside those in use")
+    checkpoint_retention_days: float = Field(
+        default=7, gt=0, description="How long the checkpoint of a deployment that was replaced is kept"
+    )
+    download_retention_days: float = Field(default=30, gt=0, description="How long downloads are kept after their use")
+    log_retention_days: float = Field(default=14, gt=0, description="How long Airflow's logs are kept")
+    airflow_retention_days: float = Field(default=90, ge=1, description="How long Airflow's database keeps its runs")
+
     @field_validator("web_rate_limit")
     @classmethod
     def _rate(cls, value: str) -> str:
@@ -107,6 +118,11 @@ class Settings(BaseSettings):
     def mongo_is_external(self) -> bool:
         """Whether the user named a MongoDB of their own (`MONGO_URI`): then none is started."""
         return self.mongo_uri != f"mongodb://{LOOPBACK}:{self.port_mongo}/"
+
+    @property
+    def kafka_is_external(self) -> bool:
+        """Whether the user named brokers of their own (`FLIGHTS_KAFKA_BOOTSTRAP`)."""
+        return self.kafka_bootstrap != f"{LOOPBACK}:{self.port_kafka}"
 
     @property
     def models(self) -> Path:

@@ -247,6 +247,18 @@ def test_distances_are_imported_twice_with_the_same_counts(line: Stack) -> None:
     assert collection.count_documents({}) == before
 
 
+def test_maintenance_removes_nothing_that_is_in_use(line: Stack) -> None:
+    uuid = submit_flight(line.settings, 30)["id"]
+    before = registry.versions(line.settings.models)
+    states = run_dag(line, DagId.MAINTENANCE)
+    wanted = {"answers", "rejected", "events", "models", "checkpoints", "files", "logs", "airflow_database", "run"}
+    assert states == dict.fromkeys(wanted, "success")
+    assert answer(line, uuid)["status"] == "OK"
+    assert registry.versions(line.settings.models) == before
+    assert run_dag(line, DagId.MAINTENANCE, {"dry_run": True})["run"] == "success"
+    predictor.check(line.settings)
+
+
 def test_up_again_starts_and_triggers_nothing(line: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     api = AirflowApi(line.settings, line.secrets)
     mine = [DagId.RECORDS, DagId.TRAINING, DagId.PREDICTOR]

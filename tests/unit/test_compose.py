@@ -6,6 +6,7 @@ import http.server
 import importlib.util
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -209,8 +210,10 @@ def test_airflow_is_configured_as_in_the_embedded_stack(name: str, embedded: Set
         for key, value in airflow_environment(embedded, SECRETS).items()
         if key.startswith("AIRFLOW") or key == "SPARK_LOCAL_IP"
     }
-    wanted["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = (
-        "postgresql+psycopg2://airflow:<POSTGRES_PASSWORD>@postgres:5432/airflow"
+    database = "postgresql+psycopg2://airflow:<POSTGRES_PASSWORD>@postgres:5432/airflow"
+    wanted["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database
+    wanted["AIRFLOW_CONN_AIRFLOW_DATABASE"] = json.dumps(
+        {"conn_type": "generic", "extra": {"secret_address": database}}
     )
     wanted["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] = "http://airflow-apiserver:9090/execution/"
     wanted["AIRFLOW_CONN_MONGO_DEFAULT"] = wanted["AIRFLOW_CONN_MONGO_DEFAULT"].replace(
@@ -242,7 +245,7 @@ def test_kafka_is_configured_as_in_the_embedded_stack(embedded: Settings) -> Non
 
 def test_spark_connect_is_configured_as_in_the_embedded_stack(embedded: Settings) -> None:
     [service] = [service for service in services(embedded, SECRETS) if service.name == "spark-connect"]
-    wanted = options(service.command[1:])
+    wanted = options(shlex.split(service.command[-1].partition("exec ")[2])[1:])
     found = options(SERVICES["spark-connect"]["command"][1:])
     # In place of SPARK_LOCAL_IP, which would also hide the UI: only the gRPC port and the UI leave loopback.
     assert found.pop("spark.driver.bindAddress") == found.pop("spark.driver.host") == "127.0.0.1"

@@ -225,3 +225,24 @@ def test_the_dags_steps_end_in_what_the_asset_event_says(models, tmp_path, monke
     assert event == {"version": version, **SCORES.model_dump()}
     assert json.loads(json.dumps(event)) == event
     assert registry.read_pointer(models).champion == version
+
+
+def test_pruning_keeps_the_newest_and_whatever_is_in_use(models, tmp_path):
+    versions = [registry.register(models, stage(tmp_path / str(day), day=day)) for day in range(1, 9)]
+    registry.promote(models, versions[0])
+    registry.promote(models, versions[1])
+    assert registry.prune(models, 2, {versions[3]}, dry_run=True) == [versions[5], versions[4], versions[2]]
+    assert len(registry.versions(models)) == 8
+    assert registry.prune(models, 2, {versions[3]}) == [versions[5], versions[4], versions[2]]
+    assert sorted(registry.versions(models)) == [versions[n] for n in (0, 1, 3, 6, 7)]
+    assert registry.prune(models, 2, {versions[3]}) == []
+    assert list((models / registry.STAGING).iterdir()) == []
+    registry.verify(models, versions[0])
+
+
+def test_nothing_is_pruned_while_the_pointer_is_unreadable(models, tmp_path):
+    versions = [registry.register(models, stage(tmp_path / str(day), day=day)) for day in range(1, 4)]
+    (models / registry.POINTER).write_text("{")
+    with pytest.raises(RegistryError, match="damaged"):
+        registry.prune(models, 1, set())
+    assert len(registry.versions(models)) == len(versions)

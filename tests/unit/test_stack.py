@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from flight_delays.settings import LOOPBACK, Settings
-from stack import bootstrap
+from stack import bootstrap, state
 from stack.secrets import Secrets, load_secrets
 from stack.services import airflow_environment, services
 from stack.steps import Step, StepFailedError, explain, step
 from stack.supervisor import Supervisor
-from stack.up import check_ports
+from stack.up import check_ports, running_already
 
 
 @pytest.fixture
@@ -43,6 +43,19 @@ def test_a_taken_port_is_named_with_the_setting_that_moves_it(settings: Settings
     assert "FLIGHTS_PORT_WEB" in caught.value.hint
     assert "FLIGHTS_PORT_OFFSET" in caught.value.hint
     check_ports(settings, services(settings, Secrets()))
+
+
+def test_a_running_stack_of_other_code_is_noticed(settings: Settings) -> None:
+    wanted = services(settings, Secrets())
+    everyone = {service.name for service in wanted}
+    (settings.home / "run").mkdir()
+    state.remember_start(settings)
+    assert running_already(settings, everyone, wanted) == "runs already"
+    (settings.home / "run" / "started.json").unlink()
+    assert running_already(settings, everyone, wanted) == "runs with older code: make down up"
+    with pytest.raises(StepFailedError, match="has no web") as caught:
+        running_already(settings, everyone - {"web"}, wanted)
+    assert caught.value.hint == "make down up"
 
 
 def test_secrets_are_made_once_and_private(settings: Settings) -> None:

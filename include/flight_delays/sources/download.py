@@ -148,7 +148,7 @@ def _fetch(url: str, target: Path, sha256: str | None, progress: Progress) -> Do
     if known and (known.url, known.bytes, known.sha256) == (url, target.stat().st_size, sha256_of(target)):
         done = Downloaded(target, known.sha256 or "", known.bytes or 0, known.etag, unchanged=True)
         if sha256 == done.sha256:
-            return done
+            return _in_use(done)
         headers |= {"If-None-Match": known.etag} if known.etag else {}
         headers |= {"If-Modified-Since": known.last_modified} if known.last_modified else {}
     if begun and begun.url == url and begun.validator:
@@ -158,7 +158,7 @@ def _fetch(url: str, target: Path, sha256: str | None, progress: Progress) -> Do
         with httpx.stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
             if response.status_code == httpx.codes.NOT_MODIFIED:
                 _check(url, done.sha256, sha256)
-                return done
+                return _in_use(done)
             origin = _receive(response, url, part, progress)
     except httpx.TransportError as error:
         raise TransferError(f"{url}: {error or type(error).__name__}") from error
@@ -175,6 +175,13 @@ def _fetch(url: str, target: Path, sha256: str | None, progress: Progress) -> Do
     _write_origin(target, _Origin(url, origin.etag, origin.last_modified, digest, size))
     _sidecar(part).unlink(missing_ok=True)
     return Downloaded(target, digest, size, origin.etag)
+
+
+def _in_use(done: Downloaded) -> Downloaded:
+    """Marks it as used now: what nobody used for long is removed one day."""
+    for path in (done.path, _sidecar(done.path)):
+        os.utime(path)
+    return done
 
 
 def _receive(response: httpx.Response, url: str, part: Path, progress: Progress) -> _Origin:

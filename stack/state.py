@@ -1,0 +1,131 @@
+"""What the state of an installation is: its format, who wrote it, and what cannot change while it exists.
+
+`state.json` in the home names the format and the release that wrote it last. A home without one that holds anything is
+that of release 0.1.0, format 1. To change the layout, append a function to `MIGRATIONS` that brings the layout before
+to the new one; it may find its own work half done, and must not mind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from flight_delays.contract import REQUEST_TOPIC
+from flight_delays.settings import PROJECT, Settings
+from flight_delays.sources.download import write_atomically
+from stack.steps import StepFailedError
+
+MIGRATIONS: tuple[Callable[[Settings], None], ...] = ()
+"""The i-th brings format i + 1 to format i + 2."""
+
+UNFINISHED_RESTORE = ".restore"
+"""A file in the home: a restore is moving the state in, or was cut off while it did."""
+
+_CODE = ("include", "plugins", "spark_jobs", "stack", "webapp", "requirements.txt")
+
+
+def found_format(settings: Settings) -> int | None:
+    """The format of the state in the home; None where there is no state yet. Raises StepFailedError if unreadable."""
+    path = settings.home / "state.json"
+    try:
+        return int(json.loads(path.read_text())["format"])
+    except FileNotFoundError:
+        return 1 if any((settings.home / name).exists() for name in ("kafka", "mongo", "models")) else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StepFailedError(
+            f"{path} is damaged ({error}); expected JSON with format and release",
+            hint='restore it from a backup, or, where no older release was in use, write {"format": FORMAT} '
+            f"with the format {len(MIGRATIONS) + 1} of this release",
+        ) from error
+
+
+def check(settings: Settings) -> str:
+    """Raises StepFailedError for a state that this code and these settings cannot go on with; changes nothing."""
+    if (settings.home / UNFINISHED_RESTORE).exists():
+        raise StepFailedError(
+            f"a restore into {settings.home} was cut off", hint="run it again: make restore BACKUP=FILE"
+        )
+    found, mine = found_format(settings), len(MIGRATIONS) + 1
+    if found is not None and found > mine:
+        raise StepFailedError(
+            f"the state in {settings.home} has format {found} and was written by release {_release(settings)}; this "
+            f"code, release {release()}, knows formats up to {mine}",
+            hint=f"check out release {_release(settings)} or later, or use another folder: FLIGHTS_HOME=FOLDER make up",
+        )
+    partitions = len(list((settings.home / "kafka" / "data").glob(f"{REQUEST_TOPIC}-*")))
+    if not settings.kafka_is_external and partitions not in (0, settings.topic_partitions):
+        raise StepFailedError(
+            f"FLIGHTS_TOPIC_PARTITIONS is {settings.topic_partitions}, but the topics in {settings.home} have "
+            f"{partitions} partitions, and a topic keeps its number",
+            hint=f"set FLIGHTS_TOPIC_PARTITIONS={partitions}, or start over with another number: make down clean up",
+        )
+    written_by_mongod = (settings.home / "mongo" / "WiredTiger").exists()
+    if written_by_mongod and not settings.mongo_is_external and shutil.which("mongod") is None:
+        raise StepFailedError(
+            f"the answers in {settings.home / 'mongo'} were written by a mongod, and there is none on the PATH",
+            hint="put it on the PATH again, or name your MongoDB in MONGO_URI",
+        )
+    return "fits"
+
+
+def take_over(settings: Settings) -> str:
+    """Brings the state to this code's format, step by step, and notes who wrote it; says in a word what was done."""
+    check(settings)
+    found = found_format(settings)
+    done = found or len(MIGRATIONS) + 1
+    _note(settings, done)
+    for number, migration in enumerate(MIGRATIONS[done - 1 :], start=done + 1):
+        migration(settings)
+        _note(settings, number)
+    if found is None:
+        return "new"
+    return "as it was" if len(MIGRATIONS) + 1 == done else f"format {done} brought to {len(MIGRATIONS) + 1}"
+
+
+def release() -> str:
+    """The release of this code."""
+    return version("flight-delays")
+
+
+def _note(settings: Settings, number: int) -> None:
+    text = json.dumps({"format": number, "release": release()})
+    write_atomically(settings.home / "state.json", text + "\n")
+
+
+def _release(settings: Settings) -> str:
+    return str(json.loads((settings.home / "state.json").read_text()).get("release", "unknown"))
+
+
+# --- what a running stack was started with ---------------------------------------------------------------------------
+
+
+def remember_start(settings: Settings) -> None:
+    """Notes the code and the settings with which the services start."""
+    write_atomically(settings.home / "run" / "started.json", json.dumps(_fingerprints(settings)))
+
+
+def changed_since_start(settings: Settings) -> list[str]:
+    """What the running services do not know yet: "code", "settings"; empty where nothing changed."""
+    try:
+        started = json.loads((settings.home / "run" / "started.json").read_text())
+    except (OSError, ValueError):  # started by release 0.1.0
+        return ["code"]
+    return [name for name, value in _fingerprints(settings).items() if started.get(name) != value]
+
+
+def _fingerprints(settings: Settings) -> dict[str, str]:
+    code = hashlib.sha256()
+    for name in _CODE:
+        for path in sorted(_files(PROJECT / name)):
+            code.update(f"{path.relative_to(PROJECT)}\0".encode() + path.read_bytes())
+    return {"code": code.hexdigest(), "settings": hashlib.sha256(settings.model_dump_json().encode()).hexdigest()}
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return [file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts]

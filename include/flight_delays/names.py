@@ -20,6 +20,7 @@ class DagId(StrEnum):
     TRAINING = "agile_data_science_batch_prediction_model_training"
     PREDICTOR = "flight_delay_predictor"
     HEALTH = "flight_delay_predictor_health"
+    DEAD_LETTERS = "flight_delay_dead_letters"
 
 
 class AssetName(StrEnum):
@@ -37,6 +38,7 @@ class Tag(StrEnum):
     TRAINING = "training"
     PREDICTOR = "predictor"
     HEALTH = "health"
+    DEAD_LETTERS = "dead-letters"
 
 
 KAFKA_CONNECTION: Final = "kafka_default"

@@ -27,6 +27,8 @@ LISTED: Final = 100
 """So many that were not replayed are in the task's return value; the log has all."""
 _BATCH: Final = 100
 _KAFKA_SECONDS: Final = 30.0
+_READ_ON: Final = 10_000
+"""So many messages are read sooner than the consumer finds another place, which takes it half a second."""
 
 log = logging.getLogger("flight_delays.dead_letters")
 
@@ -195,13 +197,20 @@ def read_originals(consumer: Consumer, places: Iterable[tuple[int, int]]) -> dic
     partitions = consumer.list_topics(REQUEST_TOPIC, timeout=_KAFKA_SECONDS).topics[REQUEST_TOPIC].partitions
     marks = {p: consumer.get_watermark_offsets(TopicPartition(REQUEST_TOPIC, p), timeout=10) for p in partitions}
     found = {}
-    for partition, offset in sorted(set(places)):
+    here, position = None, 0
+    wanted = set(places)
+    for partition, offset in sorted(wanted):
         low, high = marks.get(partition, (0, 0))
-        if low <= offset < high:
+        if not low <= offset < high:
+            continue
+        if here != partition or offset - position > _READ_ON:
             consumer.assign([TopicPartition(REQUEST_TOPIC, partition, offset)])
+            here, position = partition, offset
+        while position <= offset:
             message = _next(consumer)
-            if message.offset() == offset:
-                found[partition, offset] = Original(message.key(), message.value())
+            position = message.offset() + 1
+            if (partition, message.offset()) in wanted:
+                found[partition, message.offset()] = Original(message.key(), message.value())
     return found
 
 

@@ -1,6 +1,6 @@
 # Two commands matter: `make up` and `make test`. The rest is for looking and for working on it.
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs clean topics listen predictions airflow test lint lock
+.PHONY: help up down status logs clean topics listen predictions airflow test lint lock schemas
 
 PYTHON ?= python3
 STACK = .venv/bin/python -m stack
@@ -43,6 +43,9 @@ test: ## lint, types, unit, DAG, integration and browser tests
 lint: ## lint and types only
 	@$(PYTHON) stack/bootstrap.py --dev
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+schemas: .venv ## write the messages' JSON Schemas into docs/schemas
+	@.venv/bin/python -m flight_delays.schemas docs/schemas
 
 lock: ## compile the locked requirements from pyproject.toml
 	.venv/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \

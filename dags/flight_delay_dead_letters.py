@@ -31,6 +31,7 @@ PARAMS = {
     dag_id=DagId.DEAD_LETTERS.value,
     schedule=None,
     catchup=False,
+    is_paused_upon_creation=False,  # only by hand, and then at once
     max_active_runs=1,
     dagrun_timeout=dt.timedelta(hours=2),
     default_args=default_args(),

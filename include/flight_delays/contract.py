@@ -169,7 +169,7 @@ class Message(BaseModel):
 
 
 class Pair(Message):
-    """A document of `Collection.DISTANCES`, and a line of the file they come from: two airports, the miles between."""
+    """Two airports, `Dest` not `Origin`, and the miles between: a document of the collection origin_dest_distances."""
 
     Origin: AirportCode
     Dest: AirportCode
@@ -191,15 +191,15 @@ class Flight(Pair):
     FlightDate: FlightDay
     FlightNum: FlightNumber
     DepDelay: Minutes
-    CRSDepTime: HHMM | None = None
-    Canary: bool | None = None
+    CRSDepTime: HHMM | None = Field(default=None, description="Scheduled departure, local wall-clock time, HHMM")
+    Canary: bool | None = Field(default=None, description="true: the system's own request, to prove that answers come")
 
 
 class Request(Flight):
-    """A message on `REQUEST_TOPIC`; its key is the UUID.
+    """A message on the topic flight_delay_classification_request; its key is the UUID, which it may then lack.
 
-    `DayOfYear`, `DayOfMonth` and `DayOfWeek` are written for readers of the original system and never read: the
-    predictor computes them from `FlightDate`.
+    `Dest` differs from `Origin`. `DayOfYear`, `DayOfMonth` and `DayOfWeek` are written for readers of the original
+    system and never read: the predictor computes them from `FlightDate`.
     """
 
     DayOfYear: Any = Field(default=None, description="1..366; recomputed from FlightDate")
@@ -208,18 +208,23 @@ class Request(Flight):
 
 
 class Response(Flight):
-    """A message on `RESPONSE_TOPIC`, and a document of `Collection.RESPONSES` (there with `_id` and `PredictedAt`)."""
+    """A message on the topic flight_delay_classification_response, and a document of the collection of that name.
 
-    DayOfYear: int
-    DayOfMonth: int
-    DayOfWeek: int
-    Route: str
-    Prediction: Annotated[int, Field(ge=0, le=3)]
-    Probability: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=4, max_length=4)]
-    ModelVersion: str
-    Deployment: int
-    RequestPartition: int
-    RequestOffset: int
+    The document also has `_id`, the UUID, and `PredictedAt`, the message's Kafka timestamp.
+    """
+
+    DayOfYear: int = Field(description="1..366, of FlightDate")
+    DayOfMonth: int = Field(description="1..31, of FlightDate")
+    DayOfWeek: int = Field(description="1 = Monday .. 7 = Sunday, of FlightDate")
+    Route: str = Field(description="Origin and Dest, such as ATL-SFO")
+    Prediction: int = Field(ge=0, le=3, description="Bucket of arrival delay; splits at -15, 0 and 30 minutes")
+    Probability: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=4, max_length=4)] = Field(
+        description="Of each bucket"
+    )
+    ModelVersion: str = Field(description="The model that predicted")
+    Deployment: int = Field(description="Number of the deployment that predicted")
+    RequestPartition: int = Field(description="Where the request lies on its topic")
+    RequestOffset: int = Field(description="Where the request lies on its topic")
 
 
 class Reason(StrEnum):
@@ -240,19 +245,19 @@ class Reason(StrEnum):
 
 
 class DeadLetter(Message):
-    """A message on `DEAD_LETTER_TOPIC`; in `Collection.REJECTED` with `_id` `<topic>-<partition>-<offset>`.
+    """A message on the topic flight_delay_classification_dead_letter.
 
-    `payload` is the rejected message's text, cut to `PAYLOAD_BYTES`; `partition` and `offset` are the request's.
+    In the collection flight_delay_classification_rejected it has `_id` `<topic>-<partition>-<offset>`.
     """
 
-    reason: str
-    field: str | None = None
-    payload: str | None = None
-    payload_bytes: int
-    payload_sha256: str | None = None
-    partition: int
-    offset: int
-    UUID: str | None = None
+    reason: str = Field(description="A code: why the request was rejected")
+    field: str | None = Field(default=None, description="The field that is to blame, where one is")
+    payload: str | None = Field(default=None, description="The request's text, cut to 64 KiB; absent for a tombstone")
+    payload_bytes: int = Field(description="Size of the whole request")
+    payload_sha256: str | None = Field(default=None, description="Checksum of the whole request, hexadecimal")
+    partition: int = Field(description="Where the request lies on its topic")
+    offset: int = Field(description="Where the request lies on its topic")
+    UUID: str | None = Field(default=None, description="The request's, where it is readable")
     RejectedAt: UtcTime | None = Field(
         default=None, description="Added by the sink: the dead letter's Kafka timestamp, like a response's PredictedAt"
     )

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic.json_schema import GenerateJsonSchema
+
 from flight_delays.contract import DeadLetter, Message, Pair, Request, Response
 
 MODELS: Final[dict[str, type[Message]]] = {
@@ -17,12 +19,19 @@ MODELS: Final[dict[str, type[Message]]] = {
 }
 
 
+class _Untitled(GenerateJsonSchema):
+    """Without the titles that pydantic makes of the fields' names ("Uuid")."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
+        return False
+
+
 def schema(name: str) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a model of `MODELS`."""
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": GenerateJsonSchema.schema_dialect,
         "$id": f"urn:flight-delays:{name}",
-        **MODELS[name].model_json_schema(),
+        **MODELS[name].model_json_schema(schema_generator=_Untitled),
     }
 
 

@@ -27,6 +27,8 @@ from pyspark.sql.streaming.query import StreamingQuery
 from flight_delays import registry
 from flight_delays.contract import (
     DEAD_LETTER_TOPIC,
+    MAX_BRACKETS,
+    MAX_KEY_BYTES,
     MAX_MESSAGE_BYTES,
     PAYLOAD_BYTES,
     REQUEST_TOPIC,
@@ -70,19 +72,36 @@ def read_requests(spark: SparkSession, settings: Settings, starting_offsets: str
 def parse(messages: DataFrame) -> DataFrame:
     """Kafka rows -> `payload` (binary), `key` (text), `partition`, `offset`, and `json` (variant, null if unreadable).
 
-    A message over `MAX_MESSAGE_BYTES` is not looked into.
+    What is above the contract's limits is not looked into.
     """
     size = F.octet_length("value")
     readable = F.when(size <= MAX_MESSAGE_BYTES, F.try_validate_utf8(F.col("value").cast("string")))
+    short_key = F.when(F.octet_length("key") <= MAX_KEY_BYTES, F.col("key"))
+    brackets = F.length(readable) - F.length(F.translate(readable, "{[", ""))
     return messages.select(
         F.col("value").alias("payload"),
-        F.try_validate_utf8(F.col("key").cast("string")).alias("key"),
+        F.try_validate_utf8(short_key.cast("string")).alias("key"),
         F.col("partition").alias("RequestPartition"),
         F.col("offset").alias("RequestOffset"),
         size.alias("payload_bytes"),
         readable.alias("text"),
-        F.try_parse_json(readable).alias("json"),
+        brackets.alias("brackets"),
+        F.when(brackets <= MAX_BRACKETS, _strict_json(readable)).alias("json"),
     )
+
+
+def _strict_json(text: Column) -> Column:
+    """The text as a variant; null where it is anything but one JSON value.
+
+    Spark's parser ends with the first value and does not look at what follows. In an array only `,` or `]` may follow
+    a value, in an object only `,` or `}`, and after the comma the one wants a value, the other a name and a colon: so
+    only what is a value and nothing else can stand in both.
+    """
+    in_object, in_array = (
+        F.try_parse_json(F.concat(F.lit('{"a":'), text, F.lit("}"))),
+        F.concat(F.lit("["), text, F.lit("]")),
+    )
+    return F.when(F.try_parse_json(in_array).isNotNull(), F.try_variant_get(in_object, "$.a", "variant"))
 
 
 def validate(parsed: DataFrame) -> DataFrame:
@@ -99,6 +118,7 @@ def validate(parsed: DataFrame) -> DataFrame:
         _when(F.col("payload").isNull() | (F.col("payload_bytes") == 0), Reason.EMPTY),
         _when(F.col("payload_bytes") > MAX_MESSAGE_BYTES, Reason.TOO_LARGE),
         _when(F.col("text").isNull(), Reason.INVALID_UTF8),
+        _when(F.col("brackets") > MAX_BRACKETS, Reason.TOO_NESTED),
         _when(F.col("json").isNull(), Reason.MALFORMED_JSON),
         _when(~F.schema_of_variant("json").startswith("OBJECT"), Reason.NOT_AN_OBJECT),
         *(check for name, spec in fields.items() for check in _checks(name, spec)),
@@ -125,10 +145,7 @@ def _typed(name: str, spec: dict[str, Any]) -> Column:
     text = F.when(kind == "STRING", F.try_variant_get(f"_{name}", "$", "string"))
     if name != "UUID":
         return text
-    # Not one readable field: at least the UUID, so that who asked hears of it (Python writes NaN into its JSON).
-    found = F.regexp_extract("text", rf'"UUID"\s*:\s*"({UUID_PATTERN[1:-1]})"', 1)
-    fallback = F.coalesce(F.when(F.col("json").isNull() & (found != ""), found), F.col("key"))
-    return F.lower(F.when(F.col("_UUID").isNull() | (kind == "VOID"), fallback).otherwise(text))
+    return F.lower(F.when(F.col("_UUID").isNull() | (kind == "VOID"), F.col("key")).otherwise(text))
 
 
 def _checks(name: str, spec: dict[str, Any]) -> list[Column]:
@@ -196,11 +213,14 @@ def route(predicted: DataFrame) -> DataFrame:
         *sorted(RECOMPUTED),
         *("Route", "Prediction", "Probability", "ModelVersion", "Deployment", "RequestPartition", "RequestOffset"),
     ]
-    uuid = F.when(F.col("UUID").rlike(UUID_PATTERN.removesuffix("$") + r"\z"), F.col("UUID"))
+    payload = F.make_valid_utf8(F.substring("payload", 1, PAYLOAD_BYTES).cast("string"))
+    # Not one readable field: at least the UUID, so that who asked hears of it (Python writes NaN into its JSON).
+    found = F.when(F.col("json").isNull(), F.regexp_extract(payload, rf'"UUID"\s*:\s*"({UUID_PATTERN[1:-1]})"', 1))
+    uuid = F.coalesce(*(_uuid(candidate) for candidate in (F.col("UUID"), found, F.col("key"))))
     dead_letter = {
         "reason": F.col("invalid.reason"),
         "field": F.col("invalid.field"),
-        "payload": F.make_valid_utf8(F.substring("payload", 1, PAYLOAD_BYTES).cast("string")),
+        "payload": payload,
         "payload_bytes": F.coalesce("payload_bytes", F.lit(0)),
         "payload_sha256": F.sha2("payload", 256),
         "partition": F.col("RequestPartition"),
@@ -214,6 +234,10 @@ def route(predicted: DataFrame) -> DataFrame:
         F.coalesce(uuid, F.col("key")).alias("key"),
         F.when(valid, F.to_json(F.struct(*response))).otherwise(rejected).alias("value"),
     )
+
+
+def _uuid(text: Column) -> Column:
+    return F.when(text.rlike(UUID_PATTERN.removesuffix("$") + r"\z"), F.lower(text))
 
 
 def answers(messages: DataFrame, model: PipelineModel, version: str, deployment: int) -> DataFrame:

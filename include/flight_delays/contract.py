@@ -8,6 +8,7 @@ column checks from their JSON Schemas, and the sink reads what they describe.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -70,8 +71,9 @@ HHMM_PATTERN: Final = "^([01][0-9]|2[0-3])[0-5][0-9]$"
 UUID_PATTERN: Final = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 DATE_PATTERN: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 TIMESTAMP_PATTERN: Final = (
-    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,9})?)?(Z|[+-][0-9]{2}:[0-9]{2})?$"
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-](0[0-9]|1[0-7]):[0-5][0-9])?$"
 )
+"""With seconds, and within 18 hours of UTC: what Python and Spark both read."""
 
 DELAY_MINUTES: Final = (-1440.0, 4320.0)
 """Accepted delays in minutes: a day early to three days late (the BTS records of 2013 hold -86 to 1,301)."""
@@ -167,7 +169,7 @@ class Message(BaseModel):
 
 
 class Pair(Message):
-    """A document of `Collection.DISTANCES`, and a line of the file they come from: two airports, the miles between."""
+    """Two airports, `Dest` not `Origin`, and the miles between: a document of the collection origin_dest_distances."""
 
     Origin: AirportCode
     Dest: AirportCode
@@ -189,15 +191,15 @@ class Flight(Pair):
     FlightDate: FlightDay
     FlightNum: FlightNumber
     DepDelay: Minutes
-    CRSDepTime: HHMM | None = None
-    Canary: bool | None = None
+    CRSDepTime: HHMM | None = Field(default=None, description="Scheduled departure, local wall-clock time, HHMM")
+    Canary: bool | None = Field(default=None, description="true: the system's own request, to prove that answers come")
 
 
 class Request(Flight):
-    """A message on `REQUEST_TOPIC`; its key is the UUID.
+    """A message on the topic flight_delay_classification_request; its key is the UUID, which it may then lack.
 
-    `DayOfYear`, `DayOfMonth` and `DayOfWeek` are written for readers of the original system and never read: the
-    predictor computes them from `FlightDate`.
+    `Dest` differs from `Origin`. `DayOfYear`, `DayOfMonth` and `DayOfWeek` are written for readers of the original
+    system and never read: the predictor computes them from `FlightDate`.
     """
 
     DayOfYear: Any = Field(default=None, description="1..366; recomputed from FlightDate")
@@ -206,18 +208,23 @@ class Request(Flight):
 
 
 class Response(Flight):
-    """A message on `RESPONSE_TOPIC`, and a document of `Collection.RESPONSES` (there with `_id` and `PredictedAt`)."""
+    """A message on the topic flight_delay_classification_response, and a document of the collection of that name.
 
-    DayOfYear: int
-    DayOfMonth: int
-    DayOfWeek: int
-    Route: str
-    Prediction: Annotated[int, Field(ge=0, le=3)]
-    Probability: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=4, max_length=4)]
-    ModelVersion: str
-    Deployment: int
-    RequestPartition: int
-    RequestOffset: int
+    The document also has `_id`, the UUID, and `PredictedAt`, the message's Kafka timestamp.
+    """
+
+    DayOfYear: int = Field(description="1..366, of FlightDate")
+    DayOfMonth: int = Field(description="1..31, of FlightDate")
+    DayOfWeek: int = Field(description="1 = Monday .. 7 = Sunday, of FlightDate")
+    Route: str = Field(description="Origin and Dest, such as ATL-SFO")
+    Prediction: int = Field(ge=0, le=3, description="Bucket of arrival delay; splits at -15, 0 and 30 minutes")
+    Probability: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=4, max_length=4)] = Field(
+        description="Of each bucket"
+    )
+    ModelVersion: str = Field(description="The model that predicted")
+    Deployment: int = Field(description="Number of the deployment that predicted")
+    RequestPartition: int = Field(description="Where the request lies on its topic")
+    RequestOffset: int = Field(description="Where the request lies on its topic")
 
 
 class Reason(StrEnum):
@@ -225,6 +232,7 @@ class Reason(StrEnum):
 
     EMPTY = "empty"
     TOO_LARGE = "too_large"
+    TOO_NESTED = "too_nested"
     INVALID_UTF8 = "invalid_utf8"
     MALFORMED_JSON = "malformed_json"
     NOT_AN_OBJECT = "not_an_object"
@@ -237,21 +245,24 @@ class Reason(StrEnum):
 
 
 class DeadLetter(Message):
-    """A message on `DEAD_LETTER_TOPIC`; in `Collection.REJECTED` with `_id` `<topic>-<partition>-<offset>`.
+    """A message on the topic flight_delay_classification_dead_letter.
 
-    `payload` is the rejected message's text, cut to `PAYLOAD_BYTES`; `partition` and `offset` are the request's.
+    In the collection flight_delay_classification_rejected it has `_id` `<topic>-<partition>-<offset>`.
     """
 
-    reason: str
-    field: str | None = None
-    payload: str | None = None
-    payload_bytes: int
-    payload_sha256: str | None = None
-    partition: int
-    offset: int
-    UUID: str | None = None
+    reason: str = Field(description="A code: why the request was rejected")
+    field: str | None = Field(default=None, description="The field that is to blame, where one is")
+    payload: str | None = Field(default=None, description="The request's text, cut to 64 KiB; absent for a tombstone")
+    payload_bytes: int = Field(description="Size of the whole request")
+    payload_sha256: str | None = Field(default=None, description="Checksum of the whole request, hexadecimal")
+    partition: int = Field(description="Where the request lies on its topic")
+    offset: int = Field(description="Where the request lies on its topic")
+    UUID: str | None = Field(default=None, description="The request's, where it is readable")
     RejectedAt: UtcTime | None = Field(
         default=None, description="Added by the sink: the dead letter's Kafka timestamp, like a response's PredictedAt"
+    )
+    ReplayedAt: UtcTime | None = Field(
+        default=None, description="Added by the DAG flight_delay_dead_letters once Kafka has the message again"
     )
 
 
@@ -259,6 +270,64 @@ PAYLOAD_BYTES: Final = 64 * 1024
 """A dead letter carries at most so much of the rejected message."""
 MAX_MESSAGE_BYTES: Final = 256 * 1024
 """A request above this is rejected unread (a real one has some 400 bytes)."""
+MAX_KEY_BYTES: Final = 1024
+"""A longer key is not read: Kafka takes 1 MB in a key, and the dead letter would become too large to send."""
+MAX_BRACKETS: Final = 100
+"""A request has at most so many `{` and `[` (a real one has one): JSON readers differ in how deep they can go."""
+MAX_NUMBER_DIGITS: Final = 1000
+MAX_NAME_CHARACTERS: Final = 50_000
+"""Beyond these, Spark's JSON reader (Jackson) takes no number and no field's name."""
+
+
+def read_request(value: bytes | None, key: bytes | None = None) -> Request:
+    """The request in a Kafka message, by the rules of the predictor: what this refuses is rejected there, no more.
+
+    JSON is taken strictly: one object, no name twice, no NaN. The UUID is the payload's, else the key's. Raises
+    ValueError, which says what is wrong.
+    """
+    if not value:
+        raise ValueError("the message is empty")
+    if len(value) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"{len(value)} bytes, above the limit of {MAX_MESSAGE_BYTES}")
+    text = value.decode()
+    if text.count("{") + text.count("[") > MAX_BRACKETS:
+        raise ValueError(f"more than {MAX_BRACKETS} objects and arrays")
+    fields = json.loads(
+        text, object_pairs_hook=_names_once, parse_constant=_no_constant, parse_int=_integer, parse_float=_decimal
+    )
+    if not isinstance(fields, dict):
+        raise ValueError("a JSON object is expected")
+    if fields.get("UUID") is None and key is not None and len(key) <= MAX_KEY_BYTES:
+        fields["UUID"] = key.decode()
+    return Request.model_validate_json(json.dumps(fields))
+
+
+def _names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a field's name appears twice")
+    if any(len(name) > MAX_NAME_CHARACTERS for name in found):
+        raise ValueError(f"a field's name has more than {MAX_NAME_CHARACTERS} characters")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _integer(text: str) -> int:
+    return int(_short(text))
+
+
+def _decimal(text: str) -> float:
+    return float(_short(text))
+
+
+def _short(number: str) -> str:
+    digits = sum(map(str.isdigit, number)) - number.lstrip("-").startswith("0")  # as Jackson counts
+    if digits > MAX_NUMBER_DIGITS:
+        raise ValueError(f"a number has more than {MAX_NUMBER_DIGITS} digits")
+    return number
+
 
 AnswerStatus = Literal["OK", "WAIT", "REJECTED"]
 

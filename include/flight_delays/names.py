@@ -20,6 +20,7 @@ class DagId(StrEnum):
     TRAINING = "agile_data_science_batch_prediction_model_training"
     PREDICTOR = "flight_delay_predictor"
     HEALTH = "flight_delay_predictor_health"
+    DEAD_LETTERS = "flight_delay_dead_letters"
     MAINTENANCE = "maintenance"
 
 
@@ -38,6 +39,7 @@ class Tag(StrEnum):
     TRAINING = "training"
     PREDICTOR = "predictor"
     HEALTH = "health"
+    DEAD_LETTERS = "dead-letters"
     MAINTENANCE = "maintenance"
 
 

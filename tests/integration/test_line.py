@@ -7,9 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,63 +14,20 @@ from uuid import uuid4
 import httpx
 import psutil
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer
 
 from flight_delays import canary, predictor, registry, store
-from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC, Collection
+from flight_delays.contract import RESPONSE_TOPIC, Collection
 from flight_delays.names import DagId
 from flight_delays.settings import LOOPBACK, PROJECT
 from stack import artifacts
-from stack.airflow_api import ACTIVE, AirflowApi
+from stack.airflow_api import AirflowApi
 from stack.services import spark_environment
 from stack.up import submit_flight, up
 from tests.conftest import Stack
+from tests.integration.line import PLACE, answer, flight, put, run_dag, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
-
-PLACE = "/flights/delays/predict/classify_realtime"
-
-
-def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The condition's first true value; fails after the deadline."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"not within {seconds} s: {what}")
-
-
-def flight(**changes: Any) -> dict[str, Any]:
-    """A valid request, as an old client would put it on the topic."""
-    now = dt.datetime.now(dt.UTC).isoformat()
-    return {"UUID": str(uuid4()), "Timestamp": now, **canary.FLIGHT, "DayOfWeek": 0} | changes
-
-
-def put(line: Stack, *messages: bytes | None, key: str | None = None) -> None:
-    """Straight onto the request topic."""
-    options = {"compression.type": "zstd", "message.max.bytes": 4_000_000}
-    producer = Producer({"bootstrap.servers": line.settings.kafka_bootstrap, **options})
-    for message in messages:
-        producer.produce(REQUEST_TOPIC, value=message, key=key)
-    assert producer.flush(15) == 0
-
-
-def answer(line: Stack, uuid: str, wait: float = 20) -> dict[str, Any]:
-    return httpx.get(f"{line.web_url}{PLACE}/response/{uuid}", params={"wait": wait}, timeout=40).json()
-
-
-def run_dag(line: Stack, dag_id: DagId, conf: dict[str, Any] | None = None, seconds: float = 240) -> dict[str, str]:
-    """Triggers a DAG and returns its tasks' states once the run has ended; `run` is the run's own."""
-    api = AirflowApi(line.settings, line.secrets)
-    run_id = api.trigger(dag_id, conf)
-
-    def ended() -> str | None:
-        [run] = [run for run in api.runs(dag_id, 10) if run["dag_run_id"] == run_id]
-        return None if run["state"] in ACTIVE else str(run["state"])
-
-    state = until(ended, seconds, f"the end of {dag_id}")
-    return {task["task_id"]: task["state"] for task in api.tasks(dag_id, run_id)} | {"run": state}
 
 
 def generation(line: Stack) -> int:
@@ -110,50 +64,6 @@ def test_the_originals_example_is_answered_with_a_remark(line: Stack) -> None:
     assert set(found["unseen"]) == {"Origin", "Route"}
 
 
-POISON: dict[str, tuple[bytes | None, str, str | None]] = {
-    "tombstone": (None, "empty", None),
-    "empty value": (b"", "empty", None),
-    "no JSON": (b"{", "malformed_json", None),
-    "truncated UTF-8": (b'{"Carrier": "\xe2\x82', "invalid_utf8", None),
-    "deep nesting": (b'{"a":' * 5000 + b"1" + b"}" * 5000, "malformed_json", None),
-    "array": (b"[1]", "not_an_object", None),
-    "null": (b"null", "not_an_object", None),
-    "2 MB": (b'{"x": "' + b"a" * 2_000_000 + b'"}', "too_large", None),
-    "repeated key": (b'{"Carrier": "AA", "Carrier": "UA"}', "malformed_json", None),
-    "NaN": (json.dumps(flight(DepDelay=float("nan"))).encode(), "malformed_json", None),
-    "NaN as text": (json.dumps(flight(DepDelay="NaN")).encode(), "wrong_type", "DepDelay"),
-    "number as text": (json.dumps(flight(Distance="2565")).encode(), "wrong_type", "Distance"),
-    "1e400": (json.dumps(flight(DepDelay=7)).replace("7,", "1e400,").encode(), "out_of_range", "DepDelay"),
-    "no departure delay": (json.dumps(flight(DepDelay=None)).encode(), "missing_field", "DepDelay"),
-    "year 10000": (json.dumps(flight(FlightDate="10000-01-01")).encode(), "invalid_format", "FlightDate"),
-    "31 February": (json.dumps(flight(FlightDate="2016-02-31")).encode(), "invalid_format", "FlightDate"),
-    "same airports": (json.dumps(flight(Dest="EWR")).encode(), "same_airport", "Dest"),
-    "truth for a number": (json.dumps(flight(DepDelay=True)).encode(), "wrong_type", "DepDelay"),
-    "flight number as number": (json.dumps(flight(FlightNum=1519)).encode(), "wrong_type", "FlightNum"),
-    "operator": (json.dumps(flight(Carrier={"$ne": 1})).encode(), "wrong_type", "Carrier"),
-}
-
-
-def test_poison_becomes_dead_letters_and_the_stream_goes_on(line: Stack) -> None:
-    keys = {name: str(uuid4()) for name in POISON}
-    for name, (payload, _, _) in POISON.items():
-        readable = payload is not None and b'"UUID"' in payload
-        put(line, payload, key=None if readable else keys[name])
-        if readable:
-            keys[name] = payload.decode().split('"UUID": "')[1][:36]
-    good = flight()
-    put(line, json.dumps(good).encode())
-    assert answer(line, good["UUID"])["status"] == "OK"
-    database = store.connect(line.settings)
-    for name, (payload, reason, field) in POISON.items():
-        found = answer(line, keys[name])
-        assert (found["status"], found.get("reason"), found.get("field")) == ("REJECTED", reason, field), name
-        document = database[Collection.REJECTED].find_one({"UUID": keys[name]})
-        assert document is not None
-        assert document["_id"] == f"{REQUEST_TOPIC}-{document['partition']}-{document['offset']}"
-        assert document["payload_bytes"] == len(payload or b"")
-
-
 def test_a_second_message_with_the_same_uuid_changes_nothing(line: Stack) -> None:
     first = flight()
     put(line, json.dumps(first).encode(), key=first["UUID"])
@@ -173,49 +83,6 @@ def test_a_prediction_replaces_a_rejection_in_the_answer(line: Stack) -> None:
     assert answer(line, message["UUID"])["status"] == "REJECTED"
     put(line, json.dumps(message).encode())
     until(lambda: answer(line, message["UUID"], 0)["status"] == "OK", 20, "the prediction")
-
-
-def test_batch_and_stream_give_the_same_digits(line: Stack) -> None:
-    origins, dests, carriers = ("EWR", "JFK", "LGA", "ATL"), ("SFO", "LAX", "ORD", "BQN"), ("UA", "AA", "9E", "ZZ")
-    messages = [
-        flight(
-            Origin=origins[i % 4],
-            Dest=dests[i // 4 % 4],
-            Carrier=carriers[i // 16 % 4],
-            DepDelay=(i * 37) % 200 - 30.5,
-            FlightDate=f"20{13 + i % 4}-{1 + i % 12:02d}-{1 + i % 28:02d}",
-        )
-        for i in range(64)
-    ]
-    put(line, *(json.dumps(message).encode() for message in messages))
-    streamed = {message["UUID"]: answer(line, message["UUID"])["prediction"] for message in messages}
-    serving = predictor.read_state(store.connect(line.settings)).serving
-    assert serving is not None
-    code = f"""
-import json, sys
-from pathlib import Path
-from pyspark.ml import PipelineModel
-from pyspark.sql import SparkSession
-from flight_delays import registry
-from spark_jobs import streaming_predictor as job
-spark = SparkSession.builder.remote({line.settings.spark_connect_url + "/;user_id=test"!r}).getOrCreate()
-job.configure(spark)
-rows = [(None, bytearray(json.dumps(m).encode()), 0, i) for i, m in enumerate(json.load(sys.stdin))]
-frame = spark.createDataFrame(rows, "key binary, value binary, partition int, offset long")
-model = PipelineModel.load(str(registry.pipeline_path(Path({str(line.settings.models)!r}), {serving.version!r})))
-answers = job.answers(frame, model, {serving.version!r}, {serving.generation}).collect()
-print(json.dumps([json.loads(row.value) for row in answers]))
-spark.stop()
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps(messages), capture_output=True, text=True, check=True
-    )
-    batch = json.loads(done.stdout.strip().splitlines()[-1])
-    assert len(batch) == len(messages)
-    for row in batch:
-        stream = streamed[row["UUID"]]
-        for name in ("Probability", "Prediction", "Route", "DayOfYear", "DayOfMonth", "DayOfWeek", "Distance"):
-            assert stream[name] == row[name], (row["UUID"], name)
 
 
 def test_the_predictor_is_found_again_and_left_alone(line: Stack) -> None:

@@ -12,7 +12,6 @@ import pandas as pd
 import pyspark
 import pytest
 from pyspark.ml import PipelineModel
-from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
@@ -61,16 +60,6 @@ def trained(slices, tmp_path_factory):
     run = submit("--records", *slices, *options)
     assert run.returncode == 0, run.stderr[-3000:]
     return SimpleNamespace(staged=staged, output=run.stdout)
-
-
-@pytest.fixture(scope="module")
-def spark():
-    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
-    session = builder.config("spark.sql.shuffle.partitions", "2").config("spark.driver.memory", "1g").getOrCreate()
-    session.sparkContext.setLogLevel("ERROR")
-    yield session
-    session.stop()  # a later test may want a remote session in this process
 
 
 @pytest.fixture(scope="module")

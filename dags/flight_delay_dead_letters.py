@@ -1,0 +1,62 @@
+"""Reports rejected requests, and replays chosen ones; flight_delay_dead_letters.md beside this file explains."""
+# mypy: disable-error-code="call-arg, arg-type"
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import Param, dag, task
+
+from flight_delays.contract import Reason
+from flight_delays.names import DagId, Tag, default_args
+
+TEXTS = {"type": "array", "items": {"type": "string"}}
+PARAMS = {
+    "hours": Param(
+        24, type="number", exclusiveMinimum=0, description="Report, and choose by reason, since so long ago"
+    ),
+    "replay": Param(False, type="boolean", description="Put the chosen requests back on the topic; else only report"),
+    "reasons": Param([], type="array", items={"enum": list(Reason)}, description="Choose those rejected for these"),
+    "uuids": Param([], **TEXTS, description="Choose the requests with these UUIDs"),
+    "ids": Param([], **TEXTS, description="Choose the documents with these `_id`s"),
+    "changes": Param(None, type=["null", "object"], description='Merged into each message, like {"DepDelay": 5}'),
+    "again": Param(False, type="boolean", description="Also what was replayed before"),
+    "limit": Param(1000, type="integer", minimum=1, description="Refuse to replay when more than so many match"),
+}
+
+
+@dag(
+    dag_id=DagId.DEAD_LETTERS.value,
+    schedule=None,
+    catchup=False,
+    is_paused_upon_creation=False,  # only by hand, and then at once
+    max_active_runs=1,
+    dagrun_timeout=dt.timedelta(hours=2),
+    default_args=default_args(),
+    params=PARAMS,
+    doc_md=str(Path(__file__).with_suffix(".md")),
+    tags=[Tag.PREDICTOR.value, Tag.DEAD_LETTERS.value],
+)
+def flight_delay_dead_letters() -> None:
+    @task
+    def report(params: dict[str, Any]) -> dict[str, Any]:
+        from flight_delays_airflow import rejected
+
+        return rejected.report(params)
+
+    @task.short_circuit
+    def replay_is_set(params: dict[str, Any]) -> bool:
+        return bool(params["replay"])
+
+    @task
+    def replay(params: dict[str, Any]) -> dict[str, Any]:
+        from flight_delays_airflow import rejected
+
+        return rejected.replay(params)
+
+    report() >> replay_is_set() >> replay()
+
+
+flight_delay_dead_letters()

@@ -1,0 +1,88 @@
+"""How the tests talk to the whole line: messages onto the topic, answers from the web app, runs of DAGs."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import httpx
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+
+from flight_delays import canary
+from flight_delays.contract import REQUEST_TOPIC
+from flight_delays.names import DagId
+from stack.airflow_api import ACTIVE, AirflowApi
+from tests.conftest import Stack
+
+PLACE = "/flights/delays/predict/classify_realtime"
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """The condition's first true value; fails after the deadline."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+def flight(**changes: Any) -> dict[str, Any]:
+    """A valid request, as an old client would put it on the topic."""
+    now = dt.datetime.now(dt.UTC).isoformat()
+    return {"UUID": str(uuid4()), "Timestamp": now, **canary.FLIGHT, "DayOfWeek": 0} | changes
+
+
+def put(line: Stack, *messages: bytes | None, **more: Any) -> list[tuple[int, int]]:
+    """Straight onto the request topic, with a key or whatever else `Producer.produce` takes; returns their places."""
+    options = {"compression.type": "zstd", "message.max.bytes": 4_000_000}
+    producer = Producer({"bootstrap.servers": line.settings.kafka_bootstrap, **options})
+    places: dict[int, tuple[int, int]] = {}
+    for number, message in enumerate(messages):
+
+        def confirmed(error: Any, sent: Message, number: int = number) -> None:
+            assert error is None, error
+            places[number] = (sent.partition(), sent.offset())
+
+        producer.produce(REQUEST_TOPIC, value=message, on_delivery=confirmed, **more)
+    assert producer.flush(15) == 0
+    return [places[number] for number in range(len(messages))]
+
+
+def messages_on(line: Stack, topic: str) -> list[Message]:
+    """Everything that lies on the topic now."""
+    consumer = Consumer({"bootstrap.servers": line.settings.kafka_bootstrap, "group.id": "tests"})
+    found = []
+    try:
+        for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+            consumer.assign([TopicPartition(topic, partition, low)])
+            while low < high:
+                message = consumer.poll(20)
+                assert message is not None, f"{topic}-{partition} ends at {low} of {high}"
+                assert message.error() is None
+                found.append(message)
+                low = message.offset() + 1
+    finally:
+        consumer.close()
+    return found
+
+
+def answer(line: Stack, uuid: str, wait: float = 20) -> dict[str, Any]:
+    return httpx.get(f"{line.web_url}{PLACE}/response/{uuid}", params={"wait": wait}, timeout=40).json()
+
+
+def run_dag(line: Stack, dag_id: DagId, conf: dict[str, Any] | None = None, seconds: float = 240) -> dict[str, str]:
+    """Triggers a DAG and returns its tasks' states once the run has ended; `run` is the run's own."""
+    api = AirflowApi(line.settings, line.secrets)
+    run_id = api.trigger(dag_id, conf)
+
+    def ended() -> str | None:
+        [run] = [run for run in api.runs(dag_id, 10) if run["dag_run_id"] == run_id]
+        return None if run["state"] in ACTIVE else str(run["state"])
+
+    state = until(ended, seconds, f"the end of {dag_id}")
+    return {task["task_id"]: task["state"] for task in api.tasks(dag_id, run_id)} | {"run": state}

@@ -1,4 +1,4 @@
-"""The long proof: `make proof`. Breaks a whole installation in every way while flights flow; writes docs/reliability.md.
+"""The long proof, `make proof`: breaks an installation in every way while flights flow; writes docs/reliability.md.
 
 It brings up an installation of its own (temporary folder, ports of its own), on small disks and with a clock that can
 jump, and takes some 25 minutes. Exit status 1 where a single accepted flight was lost or answered differently.
@@ -169,8 +169,8 @@ def report(phases: list[Phase], exchanges: list[Exchange], verdict: Verdict, rat
     outcome = "Nothing was lost." if verdict.clean else "**The proof failed.**"
     return f"""# Reliability
 
-{outcome} {len(exchanges):,} flights were sent, {rate:g} a second, while the services of one installation were broken one
-after the other. {verdict.accepted:,} of them were accepted.
+{outcome} {len(exchanges):,} flights were sent, {rate:g} a second, while the services of one installation were broken
+one after the other. {verdict.accepted:,} of them were accepted.
 
 | at the end | |
 |---|---|
@@ -181,15 +181,15 @@ after the other. {verdict.accepted:,} of them were accepted.
 | processes left behind after `make down` | {len(left)} |
 | answers by deployment | {", ".join(f"{name}: {count:,}" for name, count in verdict.deployments.items())} |
 
-| while | seconds | sent | accepted | refused (503) | no response | other | longest wait of an accepted one, s | without answer |
+| while | seconds | sent | accepted | refused (503) | no response | other | longest wait, s | no answer |
 |---|---|---|---|---|---|---|---|---|
 {table}
 
 "While" lasts from the fault until a flight that left after it was answered. Refused flights were told so, with
-`Retry-After`; "no response" is a connection refused or cut, so no promise either. The longest waits are those of flights
-that Kafka had taken when a service behind it died: they were answered once it was back. A query that is gone is brought
-back by a run of the DAG `flight_delay_predictor`, which is triggered here as soon as the query is seen to be ill, and by
-the health check within five minutes otherwise.
+`Retry-After`; "no response" is a connection refused or cut, so no promise either. The longest wait is that of an
+accepted flight, from the acceptance to the answer: Kafka had it when a service behind died, and it was answered once
+that was back. A query that is gone is brought back by a run of the DAG `flight_delay_predictor`, which is triggered
+here as soon as the query is seen to be ill, and by the health check within five minutes otherwise.
 
 Measured on {machine()}
 Written by `make proof` (`tests/proof`); `make test` runs a short form.

@@ -31,7 +31,9 @@ class AirflowApi:
         return [f"{e['filename']}:\n{e['stack_trace']}" for e in self._get("/importErrors")["import_errors"]]
 
     def pause(self, dag_id: str, paused: bool = True) -> None:
-        """Stops the DAG's schedule, or lets it run again."""
+        """Stops the DAG's schedule, or lets it run again; where it is so already, nothing is written."""
+        if self._get(f"/dags/{dag_id}")["is_paused"] == paused:
+            return
         self._client.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": paused}).raise_for_status()
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:

@@ -6,7 +6,9 @@ import base64
 import json
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from flight_delays.settings import Settings
 
@@ -43,7 +45,13 @@ def load_secrets(settings: Settings) -> Secrets:
 
 
 def write_private(path: os.PathLike[str], text: str) -> None:
-    """Writes a file that only its owner may read, whole or not at all."""
+    """Writes a file that only its owner may read, whole or not at all; one with that text is left alone.
+
+    So on a full disk the commands that only look still work.
+    """
+    with suppress(FileNotFoundError):
+        if Path(path).read_text() == text:
+            return
     staged = f"{os.fspath(path)}.{os.getpid()}"
     with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)

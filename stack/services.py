@@ -48,6 +48,18 @@ def services(settings: Settings, secrets: Secrets) -> list[Service]:
             _web_ready,
             ports=("port_web",),
         ),
+        # The tasks' API is a process of its own: the other one writes its log of people's actions while it can do
+        # nothing else. With SQLite's one writer at a time it then waits for a task's request in the same process,
+        # which waits for it: both for 5 s, until one fails with status 500. Seen in docs/architecture.md.
+        Service(
+            "airflow-execution-api",
+            [str(BIN / "airflow"), "api-server", "--apps", "execution", *_api_server(settings.port_airflow_execution)],
+            _execution_api_ready,
+            environment=airflow,
+            autostart=False,
+            stop_seconds=30,
+            ports=("port_airflow_execution",),
+        ),
         *(
             Service(
                 f"airflow-{name}",
@@ -61,7 +73,7 @@ def services(settings: Settings, secrets: Secrets) -> list[Service]:
             for name, arguments, ready, ports in (
                 (
                     "api-server",
-                    ["--host", LOOPBACK, "--port", str(settings.port_airflow), "--workers", "1"],
+                    ["--apps", "core", *_api_server(settings.port_airflow)],
                     _airflow_ready("metadatabase"),
                     ("port_airflow",),
                 ),
@@ -135,12 +147,11 @@ def _kafka(settings: Settings) -> Service:
         # One broker, one disk: an acknowledged request must survive the machine, not only the process.
         "log.flush.interval.ms": "1000",
     }
-    (folder / "server.properties").write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
-    shutil.copy(PROJECT / "stack" / "log4j2.properties", folder / "log4j2.properties")
+    write_private(folder / "server.properties", "".join(f"{key}={value}\n" for key, value in properties.items()))
     cluster = folder / "cluster.id"
     if not cluster.exists():
         cluster.write_text(uuid.uuid4().hex[:22])
-    java = [*_java(512), f"-Dlog4j2.configurationFile={folder / 'log4j2.properties'}"]
+    java = [*_java(512), f"-Dlog4j2.configurationFile={PROJECT / 'stack' / 'log4j2.properties'}"]
     java += ["-cp", artifacts.classpath("kafka")]
     storage = [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted"]
     storage += ["--cluster-id", cluster.read_text(), "--config", str(folder / "server.properties")]
@@ -265,6 +276,14 @@ def _airflow_ready(component: str) -> Callable[[Settings], None]:
     return ready
 
 
+def _execution_api_ready(settings: Settings) -> None:
+    _get(f"http://{LOOPBACK}:{settings.port_airflow_execution}/execution/health/ping")
+
+
+def _api_server(port: int) -> list[str]:
+    return ["--host", LOOPBACK, "--port", str(port), "--workers", "1"]
+
+
 def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:
     """Airflow's configuration and connections, as its own variables: the same for start-up, tests and the console."""
     home = settings.home / "airflow"
@@ -279,7 +298,7 @@ def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:
         "CORE__PARALLELISM": 4,
         "CORE__LOAD_EXAMPLES": False,
         "CORE__FERNET_KEY": secrets.airflow_fernet_key,
-        "CORE__EXECUTION_API_SERVER_URL": f"{api}/execution/",
+        "CORE__EXECUTION_API_SERVER_URL": f"http://{LOOPBACK}:{settings.port_airflow_execution}/execution/",
         "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": passwords,
         "API__BASE_URL": api,

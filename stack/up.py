@@ -193,9 +193,8 @@ def await_dags(settings: Settings, secrets: Secrets, current: Step) -> AirflowAp
             raise StepFailedError(f"Airflow has not found the DAGs {', '.join(missing)} after {DAGS_SECONDS} s")
         current.say(f"waiting for {len(missing)}")
         time.sleep(0.5)
-    for dag_id, dag in api.dags().items():
-        if dag_id in (*CHAIN, DagId.MAINTENANCE) and dag["is_paused"]:
-            api.pause(dag_id, False)
+    for dag in set(DagId) - {DagId.HEALTH}:
+        api.pause(dag, False)
     current.result = f"{len(DagId)} parsed"
     return api
 

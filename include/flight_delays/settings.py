@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     web_bind: str = Field(default=LOOPBACK, description="Address on which the web app listens")
     port_web: int = Field(default=5000, description="Web app")
     port_airflow: int = Field(default=9090, description="Airflow's UI and API")
+    port_airflow_execution: int = Field(default=9091, description="Airflow's API for its tasks")
     port_spark_ui: int = Field(default=8080, description="Spark UI of the Spark Connect server")
     port_kafka: int = Field(default=9092, description="Kafka")
     port_kafka_controller: int = Field(default=9093, description="Kafka's KRaft controller")

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,7 +22,7 @@ from flight_delays.contract import RESPONSE_TOPIC, Collection
 from flight_delays.names import DagId
 from flight_delays.settings import LOOPBACK, PROJECT
 from stack import artifacts
-from stack.airflow_api import AirflowApi
+from stack.airflow_api import ACTIVE, AirflowApi
 from stack.services import spark_environment
 from stack.up import submit_flight, up
 from tests.conftest import Stack
@@ -124,6 +125,18 @@ def test_maintenance_removes_nothing_that_is_in_use(line: Stack) -> None:
     assert registry.versions(line.settings.models) == before
     assert run_dag(line, DagId.MAINTENANCE, {"dry_run": True})["run"] == "success"
     predictor.check(line.settings)
+
+
+def test_airflow_takes_changes_while_tasks_run(line: Stack) -> None:
+    """SQLite has one writer at a time: people's requests and the tasks' must not wait for each other in a circle."""
+    api = AirflowApi(line.settings, line.secrets)
+    run_ids = {api.trigger(DagId.HEALTH) for _ in range(3)}
+    deadline = time.monotonic() + 240
+    while any(run["state"] in ACTIVE for run in api.runs(DagId.HEALTH, 20) if run["dag_run_id"] in run_ids):
+        assert time.monotonic() < deadline
+        for paused in (True, False):
+            api.pause(DagId.DEAD_LETTERS, paused)  # raises for a status above 400
+        time.sleep(0.05)
 
 
 def test_up_again_starts_and_triggers_nothing(line: Stack, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,9 +24,10 @@ from stack.secrets import load_secrets
 from stack.supervisor import Supervisor
 from stack.up import down, up
 from tests.conftest import Stack
+from tests.integration.line import until
 from tests.proof import faults
 from tests.proof.faults import Clock, Operator, Phase
-from tests.proof.witness import Verdict, Witness, until
+from tests.proof.witness import Verdict, Witness
 
 KILLED = ("web", "sink", "mongo", "kafka", "spark-connect", "airflow-scheduler")
 PAIRS = (

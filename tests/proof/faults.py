@@ -20,7 +20,8 @@ import psutil
 from flight_delays import predictor
 from flight_delays.settings import Settings
 from tests.conftest import Stack
-from tests.proof.witness import Witness, until
+from tests.integration.line import until
+from tests.proof.witness import Witness
 
 RECOVERY_SECONDS = 240.0
 

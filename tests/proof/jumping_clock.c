@@ -1,14 +1,20 @@
 /* The wall clock, off by the seconds that the file named in JUMPING_CLOCK holds as a binary 64-bit number.
  *
  * cc -shared -fPIC -o jumping_clock.so jumping_clock.c, then LD_PRELOAD it. The monotonic clock stays as it is, as on a
- * machine whose clock is set. (Debian's libfaketime fails there: Python's time.sleep ends with EINVAL.) */
+ * machine whose clock is set. (Debian's libfaketime fails there: Python's time.sleep ends with EINVAL.)
+ *
+ * Waits until a time of the wall clock (librdkafka's are such) are given to the kernel in its own time. So a wait that
+ * has begun lasts as long as it would have without the jump; after a real jump backwards it would last longer. */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <threads.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -43,4 +49,25 @@ time_t time(time_t *place) {
     clock_gettime(CLOCK_REALTIME, &exact);
     if (place) *place = exact.tv_sec;
     return exact.tv_sec;
+}
+
+static struct timespec kernel_time(const struct timespec *until) {
+    struct timespec real = *until;
+    if (offset && real.tv_sec > 1000000000) real.tv_sec -= *offset; /* less is of the monotonic clock */
+    return real;
+}
+
+int pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mutex, const struct timespec *until) {
+    static int (*wait)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);
+    if (!wait) *(void **)&wait = dlvsym(RTLD_NEXT, "pthread_cond_timedwait", "GLIBC_2.3.2");
+    if (!wait) *(void **)&wait = dlsym(RTLD_NEXT, "pthread_cond_timedwait"); /* not x86-64 */
+    struct timespec real = kernel_time(until);
+    return wait(condition, mutex, &real);
+}
+
+int cnd_timedwait(cnd_t *condition, mtx_t *mutex, const struct timespec *until) {
+    static int (*wait)(cnd_t *, mtx_t *, const struct timespec *);
+    if (!wait) *(void **)&wait = dlsym(RTLD_NEXT, "cnd_timedwait");
+    struct timespec real = kernel_time(until);
+    return wait(condition, mutex, &real);
 }

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,13 +208,3 @@ def batch_answers(settings: Settings, versions: set[str]) -> dict[str, dict[str,
             answer = json.loads(value)
             found[version][answer["UUID"]] = answer
     return found
-
-
-def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The condition's first true value; AssertionError after the deadline."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"not within {seconds:.0f} s: {what}")

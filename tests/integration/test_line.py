@@ -174,7 +174,9 @@ def test_spark_submit_runs_the_predictor_the_originals_way(line: Stack, tmp_path
     consumer.subscribe([RESPONSE_TOPIC])
     until(lambda: consumer.poll(0.1) is None and consumer.assignment(), 20, "the consumer's assignment")
     jars = ",".join(str(jar) for jar in (artifacts.JARS / "spark").glob("*.jar"))
-    environment = os.environ | spark_environment() | line.settings.environment
+    # A Spark Connect client in this process leaves variables behind that would make the script one, too.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SPARK_")}
+    environment = inherited | spark_environment() | line.settings.environment
     submit = [str(artifacts.spark_home() / "bin" / "spark-submit"), "--master", "local[2]", "--driver-memory", "512m"]
     submit += ["--conf", "spark.ui.enabled=false", "--jars", jars]
     script = [str(PROJECT / "spark_jobs" / "streaming_predictor.py"), "--checkpoint", str(tmp_path / "checkpoint")]

@@ -25,7 +25,7 @@ from flight_delays.contract import DATABASE, Collection
 from flight_delays.settings import PROJECT, Settings, get_settings
 from spark_jobs import streaming_predictor
 from stack import artifacts
-from stack.services import spark_environment
+from stack.services import inherited_environment, spark_environment
 
 _START_SECONDS: Final = 180
 
@@ -53,9 +53,7 @@ def running(settings: Settings) -> Iterator[None]:
     command += ["--conf", "spark.ui.enabled=false", "--conf", "spark.log.level=WARN"]
     command += ["--conf", "spark.sql.shuffle.partitions=2", "--jars", ",".join(map(str, jars))]
     command += [str(Path(__file__)), "--checkpoint", str(folder / "checkpoint"), "--ready", str(ready)]
-    # A Spark Connect client leaves variables behind that would make the script one, too.
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("SPARK_")}
-    environment = {**ours, **settings.environment, **spark_environment()}
+    environment = inherited_environment() | settings.environment | spark_environment()
     with log.open("w") as output:
         process = subprocess.Popen(command, env=environment, cwd=PROJECT, stdout=output, stderr=output)
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from flight_delays.settings import get_settings
 from stack import console
 from stack.secrets import load_secrets
-from stack.services import BIN, airflow_environment
+from stack.services import BIN, airflow_environment, inherited_environment
 from stack.steps import StepFailedError, explain
 from stack.up import down, up
 
@@ -61,7 +61,7 @@ def main() -> None:  # noqa: PLR0912 - one branch a command
             case "clean":
                 console.clean(settings, assume_yes=options.yes)
             case "airflow":
-                environment = {**os.environ, **airflow_environment(settings, load_secrets(settings))}
+                environment = inherited_environment() | airflow_environment(settings, load_secrets(settings))
                 os.execve(BIN / "airflow", ["airflow", *options.rest], environment)
     except StepFailedError as error:
         sys.exit(explain(error))

@@ -225,6 +225,11 @@ def _spark_connect(settings: Settings) -> Service:
     )
 
 
+def inherited_environment() -> dict[str, str]:
+    """This process's environment without Spark's: a Spark Connect client's would make the training job one, too."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_"))}
+
+
 def spark_environment() -> dict[str, str]:
     """What every Spark driver needs: its home, the project's Python, and loopback only."""
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from xmlrpc.client import Fault, ServerProxy
 
 from flight_delays.settings import LOOPBACK, PROJECT, Settings
 from stack.secrets import Secrets, write_private
-from stack.services import Service
+from stack.services import Service, inherited_environment
 
 LOG_BYTES = 5 * 1024 * 1024
 LOG_BACKUPS = 2
@@ -53,7 +52,7 @@ class Supervisor:
         conf = run / "supervisord.conf"
         write_private(conf, self._configuration(services, run))
         command = [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "--configuration", str(conf)]
-        environment = {**os.environ, **self._settings.environment}
+        environment = inherited_environment() | self._settings.environment
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT, env=environment)
         if done.returncode != 0:
             raise RuntimeError(f"the process manager did not start: {(done.stderr or done.stdout).strip()}")

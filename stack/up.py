@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import socket
 import subprocess
 import time
@@ -19,7 +18,7 @@ from flight_delays.settings import LOOPBACK, Settings
 from stack import artifacts, state
 from stack.airflow_api import ACTIVE, AirflowApi
 from stack.secrets import Secrets, load_secrets
-from stack.services import BIN, Service, airflow_environment, services
+from stack.services import BIN, Service, airflow_environment, inherited_environment, services
 from stack.steps import Step, StepFailedError, step
 from stack.supervisor import Supervisor
 
@@ -146,7 +145,7 @@ def _migrate(settings: Settings, supervisor: Supervisor, secrets: Secrets) -> st
     if stamp.is_file() and stamp.read_text() == version("apache-airflow"):
         return "as it was"
     log = supervisor.logs / "airflow-db.log"
-    environment = {**os.environ, **airflow_environment(settings, secrets)}
+    environment = inherited_environment() | airflow_environment(settings, secrets)
     with log.open("w") as file:
         done = subprocess.run(
             [str(BIN / "airflow"), "db", "migrate"], env=environment, stdout=file, stderr=file, check=False

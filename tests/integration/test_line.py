@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import signal
 import subprocess
 import time
@@ -23,7 +22,7 @@ from flight_delays.names import DagId
 from flight_delays.settings import LOOPBACK, PROJECT
 from stack import artifacts
 from stack.airflow_api import ACTIVE, AirflowApi
-from stack.services import spark_environment
+from stack.services import inherited_environment, spark_environment
 from stack.up import submit_flight, up
 from tests.conftest import Stack
 from tests.integration.line import PLACE, answer, flight, put, run_dag, until
@@ -174,9 +173,7 @@ def test_spark_submit_runs_the_predictor_the_originals_way(line: Stack, tmp_path
     consumer.subscribe([RESPONSE_TOPIC])
     until(lambda: consumer.poll(0.1) is None and consumer.assignment(), 20, "the consumer's assignment")
     jars = ",".join(str(jar) for jar in (artifacts.JARS / "spark").glob("*.jar"))
-    # A Spark Connect client in this process leaves variables behind that would make the script one, too.
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SPARK_")}
-    environment = inherited | spark_environment() | line.settings.environment
+    environment = inherited_environment() | spark_environment() | line.settings.environment
     submit = [str(artifacts.spark_home() / "bin" / "spark-submit"), "--master", "local[2]", "--driver-memory", "512m"]
     submit += ["--conf", "spark.ui.enabled=false", "--jars", jars]
     script = [str(PROJECT / "spark_jobs" / "streaming_predictor.py"), "--checkpoint", str(tmp_path / "checkpoint")]

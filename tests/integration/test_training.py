@@ -1,7 +1,6 @@
 """The training job on real Spark and a slice of real flights: two months, some thousand rows."""
 
 import datetime as dt
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from flight_delays.features import CATEGORICAL, LABEL, NUMERIC, arrival_bucket, 
 from flight_delays.settings import PROJECT
 from flight_delays.sources.nycflights13 import NycFlights13
 from spark_jobs import train_model
+from stack.services import inherited_environment, spark_environment
 
 pytestmark = pytest.mark.integration
 
@@ -41,13 +41,8 @@ def slices(tmp_path_factory):
 
 def submit(*arguments: object) -> subprocess.CompletedProcess[str]:
     """`spark-submit spark_jobs/train_model.py`, as the DAG's operator calls it."""
-    venv = Path(sys.executable).parent
-    environment = os.environ | {
-        "SPARK_HOME": str(Path(pyspark.__file__).parent),
-        "SPARK_LOCAL_IP": "127.0.0.1",
-        "PATH": f"{venv}:{os.environ['PATH']}",
-    }
-    command = [venv / "spark-submit", "--master", "local[2]", "--driver-memory", "1g"]
+    environment = inherited_environment() | spark_environment()
+    command = [Path(sys.executable).with_name("spark-submit"), "--master", "local[2]", "--driver-memory", "1g"]
     command += [PROJECT / "spark_jobs" / "train_model.py", *arguments]
     return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
 

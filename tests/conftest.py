@@ -80,7 +80,12 @@ def settings_in(home: Path, offset: int) -> Settings:
 
 def _free(port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex((LOOPBACK, port)) != 0
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))  # fails, too, where it is the other end of somebody's connection
+        except OSError:
+            return False
+        return True
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ HEADERS = {
 def create_app(settings: Settings | None = None) -> Flask:
     """The application; it connects to Kafka and MongoDB at the first request, so after gunicorn's fork."""
     app = Flask(__name__)
+    app.url_map.merge_slashes = False  # `//` is an unknown path: the redirect fails, status 500, on an odd query
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider, which is in use
     settings = settings or get_settings()

@@ -20,7 +20,7 @@ from stack.up import check_ports, running_already
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path, port_offset=31_000)
+    return Settings(home=tmp_path, port_offset=5_000)  # below the ports of outgoing connections
 
 
 def test_an_offset_moves_every_port(tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ def test_submit(client: FlaskClient, body: tuple[bytes, str], query: str, header
 @given(uuid=st.uuids().map(str) | _LATIN1, query=_LATIN1.map("wait={}".format) | _LATIN1, headers=_HEADERS)
 @example(uuid=str(uuid4()), query="wait=-0.0&wait=30", headers={})
 @example(uuid=str(uuid4()), query="wait=0_0", headers={})
+@example(uuid="/0", query="wait=\n", headers={})
 def test_answer(client: FlaskClient, uuid: str, query: str, headers: dict[str, str]) -> None:
     if any(digit in query for digit in "123456789"):
         query = "wait=0"  # a wait that is granted would be held

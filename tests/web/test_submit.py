@@ -268,6 +268,9 @@ def test_hanging_service(client: FlaskClient, stack: Any, name: str, code: str) 
     process = psutil.Process(stack.supervisor.states()[name]["pid"])
     process.suspend()
     try:
+        deadline = time.monotonic() + 30
+        while process.status() != psutil.STATUS_STOPPED:  # its other threads run on until its first one is scheduled
+            assert time.monotonic() < deadline
         refused = client.post(URL, data=FLIGHT)
     finally:
         process.resume()

@@ -63,7 +63,7 @@ def services(settings: Settings, secrets: Secrets) -> list[Service]:
         *(
             Service(
                 f"airflow-{name}",
-                [str(BIN / "airflow"), name, *arguments],
+                [*_alone(settings, f"airflow-{name}"), str(BIN / "airflow"), name, *arguments],
                 ready,
                 environment=airflow,
                 autostart=False,  # after the metadata database is migrated
@@ -285,6 +285,10 @@ def _execution_api_ready(settings: Settings) -> None:
     _get(f"http://{LOOPBACK}:{settings.port_airflow_execution}/execution/health/ping")
 
 
+def _alone(settings: Settings, name: str) -> list[str]:
+    return [sys.executable, "-m", "stack.alone", str(settings.home / "run" / f"{name}.group")]
+
+
 def _api_server(port: int) -> list[str]:
     return ["--host", LOOPBACK, "--port", str(port), "--workers", "1"]
 
@@ -318,6 +322,8 @@ def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 60,
         "DAG_PROCESSOR__PRINT_STATS_INTERVAL": 0,
         "SCHEDULER__USE_JOB_SCHEDULE": True,
+        # A task whose worker was killed is tried again after this many seconds; it gives a sign of life every 5.
+        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": 60,
         "USAGE_DATA_COLLECTION__ENABLED": False,
     }
     spark = {
@@ -342,6 +348,7 @@ def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:
         **spark_environment(),
         "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PYTHONDONTWRITEBYTECODE": "",
+        "SPT_NOENV": "1",  # a process that changes its title keeps its environment readable
         "NO_PROXY": "127.0.0.1,localhost",
     }
 

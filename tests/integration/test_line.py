@@ -138,6 +138,16 @@ def test_airflow_takes_changes_while_tasks_run(line: Stack) -> None:
         time.sleep(0.05)
 
 
+def test_a_killed_scheduler_leaves_no_workers_behind(line: Stack) -> None:
+    killed = line.supervisor.states()["airflow-scheduler"]["pid"]
+    workers = psutil.Process(killed).children()
+    assert workers
+    line.kill("airflow-scheduler")
+    until(lambda: not any(worker.is_running() for worker in workers), 60, "the end of the killed scheduler's workers")
+    line.await_ready("airflow-scheduler")
+    assert line.supervisor.states()["airflow-scheduler"]["pid"] != killed
+
+
 def test_up_again_starts_and_triggers_nothing(line: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     api = AirflowApi(line.settings, line.secrets)
     mine = [DagId.RECORDS, DagId.TRAINING, DagId.PREDICTOR]

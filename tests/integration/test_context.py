@@ -64,8 +64,9 @@ def test_what_is_found_is_what_records_and_weather_say(known: Database[dict[str,
     same = flights[(flights["Carrier"] == "UA") & (flights["FlightNum"] == "1284") & (flights["Dest"] == "SFO")]
     latest = same.sort_values("FlightDate").iloc[-1]
     assert (found["CRSDepTime"], found["CRSArrTime"]) == (latest["CRSDepTime"], latest["CRSArrTime"])
-    weather = pd.read_csv(context.fetch_weather(None, december)).set_index(["origin", "month", "day", "hour"])
-    hour = weather.loc[("EWR", 12, 20, int(latest["CRSDepTime"][:2]))]
+    weather = pd.read_csv(context.fetch_weather(None, december))
+    place = {"origin": "EWR", "month": 12, "day": 20, "hour": int(latest["CRSDepTime"][:2])}
+    [hour] = weather[(weather[list(place)] == pd.Series(place)).all(axis=1)].to_dict("records")
     for theirs, ours in context.WEATHER_COLUMNS.items():
         assert found.get(ours) == (None if pd.isna(hour[theirs]) else hour[theirs]), ours
 

@@ -3,7 +3,8 @@
 In it: answers, rejected messages, distances, the predictor's events and generation, models with their pointer, the
 published flight records, passwords and keys. Each of these is whole at any time and only grows, so the stack may run.
 Not in it: what the DAG flight_context makes again of the records; and Kafka's messages, the query's checkpoints and
-Airflow's history, which would have to be of one moment. So a request that was not answered when the backup was made is not in it, and after a restore the champion is deployed anew.
+Airflow's history, which would have to be of one moment. So a request that was not answered when the backup was made is
+not in it, and after a restore the champion is deployed anew.
 
     backup.json                       written last: what is in the file
     secrets.json, state.json, models/, data/flight_records/

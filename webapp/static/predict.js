@@ -48,7 +48,7 @@ const UNSEEN = { Carrier: "carrier", Origin: "origin", Dest: "destination", Rout
 function contextOf(flight) {
   const time = (hhmm) => `${hhmm.slice(0, 2)}:${hhmm.slice(2)}`;
   const known = [];
-  if (flight.CRSDepTime) known.push(`scheduled ${time(flight.CRSDepTime)}${flight.CRSArrTime ? `–${time(flight.CRSArrTime)}` : ""}`);
+  if (flight.CRSDepTime) known.push(`scheduled ${time(flight.CRSDepTime)}${flight.CRSArrTime ? ` to ${time(flight.CRSArrTime)}` : ""}`);
   if (Object.keys(flight).some((name) => WEATHER.test(name))) {
     const degrees = flight.OriginTemperature;
     known.push(`weather in ${flight.Origin}${degrees === undefined ? "" : ` (${Math.round(degrees)} °F)`}`);

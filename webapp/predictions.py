@@ -15,7 +15,6 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from flight_delays.context import find_context
 from flight_delays.contract import BUCKETS, DELAY_MINUTES, FIRST_DATE, LAST_DATE, Request, is_uuid
-from flight_delays.distances import find_distance
 from flight_delays.features import date_parts
 from webapp.errors import ApiError, InvalidError, UnavailableError
 from webapp.forms import read_flight
@@ -64,7 +63,7 @@ def submit() -> tuple[Response, int, dict[str, str]]:
                 message = "MongoDB does not answer, and without it not all airports are known"
                 raise UnavailableError("mongodb_unavailable", message, error) from error
             raise
-        distance = find_distance(here.db, flight.Origin, flight.Dest)
+        distance = here.distance(flight.Origin, flight.Dest)
         fields = flight.model_dump()
         fields |= find_context(here.db, fields)
     if distance is None:

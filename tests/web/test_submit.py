@@ -22,6 +22,7 @@ from flight_delays.contract import REQUEST_TOPIC, Collection, Context, Request, 
 from flight_delays.settings import Settings
 from webapp import create_app
 from webapp.forms import FlightForm
+from webapp.services import Services
 
 pytestmark = pytest.mark.integration
 
@@ -115,6 +116,17 @@ def test_what_is_known_at_departure_is_in_the_message(
     message, _ = message_of(stack, client.post(URL, data=FLIGHT | {"CRSDepTime": "23:35"}).json["id"])
     assert (message["CRSDepTime"], message["CRSArrTime"]) == ("2335", "0200"), "what the client says wins"
     assert {name: message[name] for name in context.WEATHER if name in message} == {"OriginTemperature": 23.0}
+
+
+def test_a_changed_distance_is_taken_within_a_minute(
+    client: FlaskClient, stack: Any, mongo: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = create_app(stack.settings).extensions[Services.KEY]
+    assert found.distance("ATL", "SFO") == 2139.0
+    mongo[Collection.DISTANCES].update_one({"Origin": "ATL", "Dest": "SFO"}, {"$set": {"Distance": 2140.0}})
+    assert found.distance("ATL", "SFO") == 2139.0
+    monkeypatch.setattr("webapp.services.REFRESH_SECONDS", 1e-6)
+    assert found.distance("ATL", "SFO") == 2140.0
 
 
 def test_pair_without_a_distance_gets_the_great_circle(client: FlaskClient, stack: Any) -> None:

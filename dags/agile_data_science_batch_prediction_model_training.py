@@ -28,7 +28,7 @@ PARAMS = {
 
 @dag(
     DagId.TRAINING.value,
-    schedule=AssetOrTimeSchedule(timetable=WEEKLY, assets=[asset(AssetName.RECORDS)]),
+    schedule=AssetOrTimeSchedule(timetable=WEEKLY, assets=[asset(AssetName.CONTEXT)]),
     catchup=False,
     max_active_runs=1,
     params=PARAMS,

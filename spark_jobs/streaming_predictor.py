@@ -34,6 +34,7 @@ from flight_delays.contract import (
     REQUEST_TOPIC,
     RESPONSE_TOPIC,
     UUID_PATTERN,
+    Context,
     Reason,
     Request,
 )
@@ -175,7 +176,8 @@ def _when(condition: Column, reason: Reason, field: str | None = None) -> Column
 def predict(requests: DataFrame, model: PipelineModel, version: str, deployment: int) -> DataFrame:
     """Adds the features, `Route`, `Prediction` (int 0..3), `Probability` (array of 4), `ModelVersion`, `Deployment`.
 
-    An invalid row goes through the model with neutral values in place of its own: a null would stop the query.
+    An invalid row goes through the model with neutral values in place of its own: a null would stop the query. What is
+    known at departure (`contract.Context`) is null where it is unknown, which a model has to expect.
     """
     valid = F.col("invalid").isNull()
     neutral = {
@@ -187,6 +189,7 @@ def predict(requests: DataFrame, model: PipelineModel, version: str, deployment:
     }
     safe = requests.withColumns(
         {name: F.when(valid, F.col(name)).otherwise(value) for name, value in neutral.items()}
+        | {name: F.when(valid, F.col(name)) for name in Context.model_fields}
         | {
             "FlightDateText": F.col("FlightDate"),
             "FlightDate": F.when(valid, F.col("FlightDate").try_cast("date")).otherwise(

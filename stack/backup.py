@@ -2,8 +2,9 @@
 
 In it: answers, rejected messages, distances, the predictor's events and generation, models with their pointer, the
 published flight records, passwords and keys. Each of these is whole at any time and only grows, so the stack may run.
-Not in it: Kafka's messages, the query's checkpoints and Airflow's history, which would have to be of one moment. So a
-request that was not answered when the backup was made is not in it, and after a restore the champion is deployed anew.
+Not in it: what the DAG flight_context makes again of the records; and Kafka's messages, the query's checkpoints and
+Airflow's history, which would have to be of one moment. So a request that was not answered when the backup was made is
+not in it, and after a restore the champion is deployed anew.
 
     backup.json                       written last: what is in the file
     secrets.json, state.json, models/, data/flight_records/
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
 FORMAT = 1
-COLLECTIONS = tuple(name for name in Collection if name is not Collection.CANARIES)
+COLLECTIONS = tuple(name for name in Collection if name not in (Collection.CANARIES, Collection.CONTEXT))
 UNFINISHED = state.UNFINISHED_RESTORE
 _PAGE = 100
 """Documents: rejected ones can have 64 KiB each, and the embedded server's heap is small."""

@@ -26,7 +26,7 @@ SERVICE_SECONDS = 180
 DAGS_SECONDS = 120
 CHAIN_SECONDS = 1500
 ANSWER_SECONDS = 60
-CHAIN = (DagId.RECORDS, DagId.DISTANCES, DagId.TRAINING, DagId.PREDICTOR)
+CHAIN = (DagId.RECORDS, DagId.DISTANCES, DagId.CONTEXT, DagId.TRAINING, DagId.PREDICTOR)
 """The DAGs that lead to a serving predictor."""
 
 
@@ -207,6 +207,8 @@ def await_predictor(settings: Settings, api: AirflowApi, current: Step) -> None:
         api.trigger(DagId.RECORDS, {"announce_unchanged": True})
     elif champion is not None and DagId.PREDICTOR not in active:
         api.trigger(DagId.PREDICTOR)
+    if champion is not None and not settings.weather.is_dir():  # the state is of an older release, or from a backup
+        api.trigger(DagId.CONTEXT, {"announce": False})
     deadline = time.monotonic() + CHAIN_SECONDS
     while True:
         runs = {dag: [run for run in api.runs(dag) if run["dag_run_id"] not in before] for dag in CHAIN}

@@ -21,7 +21,7 @@ ACCEPTED: Final = {
     "Origin": "the code of a known airport, such as ATL",
     "Dest": "the code of a known airport other than the origin, such as SFO",
     "DepDelay": f"minutes from {DELAY_MINUTES[0]:g} to {DELAY_MINUTES[1]:g}, negative for early",
-    "CRSDepTime": "the scheduled local time of departure as HHMM, such as 0905",
+    "CRSDepTime": "the scheduled local time of departure as HHMM or HH:MM, such as 0905",
 }
 
 _NUMBER: Final = re.compile(r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]+)?")
@@ -38,6 +38,12 @@ def _stripped(value: Any) -> Any:
 def _code(value: Any) -> Any:
     text = _stripped(value)
     return text.upper() if isinstance(text, str) and text.isascii() else text
+
+
+def _time(value: Any) -> Any:
+    """Browsers send a time as HH:MM."""
+    text = _stripped(value)
+    return re.sub(r"^([0-9]{2}):([0-9]{2})$", r"\1\2", text) if isinstance(text, str) else text
 
 
 def _flight_number(value: Any) -> Any:
@@ -90,7 +96,7 @@ class FlightForm(BaseModel):
     Origin: _Airport
     Dest: _Airport
     DepDelay: Annotated[contract.Minutes, BeforeValidator(_minutes)]
-    CRSDepTime: Annotated[contract.HHMM, BeforeValidator(_stripped)] | None = None
+    CRSDepTime: Annotated[contract.HHMM, BeforeValidator(_time)] | None = None
 
 
 RESERVED: Final = (

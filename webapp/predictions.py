@@ -13,11 +13,11 @@ import pymongo
 from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
+from flight_delays.context import find_context
 from flight_delays.contract import BUCKETS, DELAY_MINUTES, FIRST_DATE, LAST_DATE, Request, is_uuid
-from flight_delays.distances import find_distance
 from flight_delays.features import date_parts
 from webapp.errors import ApiError, InvalidError, UnavailableError
-from webapp.forms import FlightForm, read_flight
+from webapp.forms import read_flight
 from webapp.producer import NotConfirmedError
 from webapp.services import MONGO_SECONDS, ORIGINAL_EXAMPLE, services
 
@@ -63,13 +63,15 @@ def submit() -> tuple[Response, int, dict[str, str]]:
                 message = "MongoDB does not answer, and without it not all airports are known"
                 raise UnavailableError("mongodb_unavailable", message, error) from error
             raise
-        distance = find_distance(here.db, flight.Origin, flight.Dest)
+        distance = here.distance(flight.Origin, flight.Dest)
+        fields = flight.model_dump()
+        fields |= find_context(here.db, fields)
     if distance is None:
         message = f"No distance is known from {flight.Origin} to {flight.Dest}"
         raise InvalidError([ApiError(400, "unknown_distance", message, "Dest", "an airport with known coordinates")])
     uuid = str(uuid4())
     try:
-        here.producer.send(uuid, _message(uuid, flight, distance), ANSWER_SECONDS - (time.monotonic() - begin))
+        here.producer.send(uuid, _message(uuid, fields, distance), ANSWER_SECONDS - (time.monotonic() - begin))
     except NotConfirmedError as error:
         raise UnavailableError("kafka_unavailable", "Kafka did not confirm the request", error) from error
     return jsonify(status="OK", id=uuid), 202, {"Location": url_for("predictions.answer", uuid=uuid)}
@@ -111,10 +113,10 @@ def _body() -> Mapping[str, Any]:
     return request.form.to_dict()
 
 
-def _message(uuid: str, flight: FlightForm, distance: float) -> str:
+def _message(uuid: str, fields: Mapping[str, Any], distance: float) -> str:
     now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    parts = date_parts(dt.date.fromisoformat(flight.FlightDate))
-    message = Request(UUID=uuid, Timestamp=now, Distance=distance, **flight.model_dump(), **parts._asdict())
+    parts = date_parts(dt.date.fromisoformat(fields["FlightDate"]))
+    message = Request(UUID=uuid, Timestamp=now, Distance=distance, **fields, **parts._asdict())
     return message.model_dump_json(exclude_none=True)
 
 

@@ -19,6 +19,7 @@ from pymongo.errors import PyMongoError
 from flight_delays import airports, registry, store
 from flight_delays.canary import FLIGHT
 from flight_delays.contract import Collection
+from flight_delays.distances import find_distance
 from flight_delays.records import read_manifest
 from flight_delays.settings import Settings
 from webapp.producer import RequestProducer
@@ -68,6 +69,7 @@ class Services:
         self._db: Database[dict[str, Any]] | None = None
         self._known: Known | None = None
         self._known_until = 0.0
+        self._distance = lru_cache(maxsize=10_000)(lambda pair, _: find_distance(self.db, *pair))
 
     @property
     def db(self) -> Database[dict[str, Any]]:
@@ -76,6 +78,10 @@ class Services:
             if self._db is None:
                 self._db = store.connect(self.settings, timeoutMS=int(MONGO_SECONDS * 1000))
             return self._db
+
+    def distance(self, origin: str, dest: str) -> float | None:
+        """Statute miles as `find_distance` knows them; asked again after a minute at most."""
+        return self._distance((origin, dest), time.monotonic() // REFRESH_SECONDS)
 
     def known(self) -> Known:
         """Carriers and airports; read at first use, then again in the background once a minute."""
@@ -116,7 +122,7 @@ class Services:
     def known_example(self) -> dict[str, str]:
         """A flight whose carrier and route the serving model has seen."""
         example = {name: str(FLIGHT[name]) for name in ("Carrier", "FlightDate", "Origin", "Dest")}
-        example |= {"FlightNum": "1000", "DepDelay": "5"}
+        example |= {"FlightNum": "1284", "DepDelay": "5"}  # flown on that day, so that its context is known
         try:
             champion = registry.read_pointer(self.settings.models).champion
         except registry.RegistryError:

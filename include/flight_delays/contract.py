@@ -33,6 +33,7 @@ class Collection(StrEnum):
     """The collections of `DATABASE`."""
 
     DISTANCES = "origin_dest_distances"
+    CONTEXT = "flight_context"
     RESPONSES = "flight_delay_classification_response"
     REJECTED = "flight_delay_classification_rejected"
     CANARIES = "predictor_canaries"
@@ -79,6 +80,8 @@ DELAY_MINUTES: Final = (-1440.0, 4320.0)
 """Accepted delays in minutes: a day early to three days late (the BTS records of 2013 hold -86 to 1,301)."""
 DISTANCE_MILES: Final = (1.0, 12_500.0)
 """Accepted distances in statute miles: no two airports are further apart than half the Earth's circumference."""
+GAIN_MINUTES: Final = (-1440.0, 1440.0)
+"""Accepted means of (arrival delay - departure delay) in minutes: nobody gains or loses more than a day in the air."""
 FIRST_DATE: Final = dt.date(1987, 1, 1)
 """The BTS on-time records begin in 1987."""
 LAST_DATE: Final = dt.date(2099, 12, 31)
@@ -182,7 +185,33 @@ class Pair(Message):
         return self
 
 
-class Flight(Pair):
+def _measured(lowest: float, highest: float, description: str) -> Any:
+    """An optional number; the limits are physical ones, somewhat beyond the records ever measured."""
+    return Field(default=None, ge=lowest, le=highest, allow_inf_nan=False, description=description)
+
+
+class Context(Message):
+    """What is known at departure beside the flight itself, where it is known: absent is unknown.
+
+    The weather is that of the scheduled departure's local hour at the origin. A gain is the mean of arrival delay minus
+    departure delay, over the flights into `Dest` on days before `FlightDate`.
+    """
+
+    CRSDepTime: HHMM | None = Field(default=None, description="Scheduled departure, local wall-clock time, HHMM")
+    CRSArrTime: HHMM | None = Field(default=None, description="Scheduled arrival, local wall-clock time, HHMM")
+    OriginTemperature: float | None = _measured(-100, 150, "At the origin, in degrees Fahrenheit")
+    OriginHumidity: float | None = _measured(0, 100, "At the origin, relative, in percent")
+    OriginWindDirection: float | None = _measured(0, 360, "At the origin, where it blows from, in degrees")
+    OriginWindSpeed: float | None = _measured(0, 250, "At the origin, in miles per hour")
+    OriginWindGust: float | None = _measured(0, 300, "At the origin, in miles per hour")
+    OriginPrecipitation: float | None = _measured(0, 20, "At the origin, in inches an hour")
+    OriginPressure: float | None = _measured(800, 1100, "At the origin, of the sea level, in millibars")
+    OriginVisibility: float | None = _measured(0, 200, "At the origin, in miles")
+    DestGainYesterday: float | None = _measured(*GAIN_MINUTES, "On the day before FlightDate, in minutes")
+    DestGain7Days: float | None = _measured(*GAIN_MINUTES, "On the seven days before FlightDate, in minutes")
+
+
+class Flight(Context, Pair):
     """What a request asks about, and its answer repeats."""
 
     UUID: RequestId
@@ -191,7 +220,6 @@ class Flight(Pair):
     FlightDate: FlightDay
     FlightNum: FlightNumber
     DepDelay: Minutes
-    CRSDepTime: HHMM | None = Field(default=None, description="Scheduled departure, local wall-clock time, HHMM")
     Canary: bool | None = Field(default=None, description="true: the system's own request, to prove that answers come")
 
 

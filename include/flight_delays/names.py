@@ -17,6 +17,7 @@ class DagId(StrEnum):
 
     RECORDS = "flight_records"
     DISTANCES = "origin_dest_distances"
+    CONTEXT = "flight_context"
     TRAINING = "agile_data_science_batch_prediction_model_training"
     PREDICTOR = "flight_delay_predictor"
     HEALTH = "flight_delay_predictor_health"
@@ -25,10 +26,11 @@ class DagId(StrEnum):
 
 
 class AssetName(StrEnum):
-    """The assets that chain the DAGs: records -> distances and model -> predictor."""
+    """The assets that chain the DAGs: records -> distances, and context -> model; both -> predictor."""
 
     RECORDS = "flight_records"
     DISTANCES = "origin_dest_distances"
+    CONTEXT = "flight_context"
     MODEL = "flight_delay_model"
 
 

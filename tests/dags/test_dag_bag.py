@@ -73,7 +73,9 @@ def test_assets_chain_the_dags(bag: DagBag) -> None:
     assert outlets(DagId.RECORDS) == {AssetName.RECORDS}
     assert scheduled_on(DagId.DISTANCES) == {AssetName.RECORDS}
     assert outlets(DagId.DISTANCES) == {AssetName.DISTANCES}
-    assert scheduled_on(DagId.TRAINING) == {AssetName.RECORDS}
+    assert scheduled_on(DagId.CONTEXT) == {AssetName.RECORDS}
+    assert outlets(DagId.CONTEXT) == {AssetName.CONTEXT}
+    assert scheduled_on(DagId.TRAINING) == {AssetName.CONTEXT}, "the weather is there before it is learned from"
     assert outlets(DagId.TRAINING) == {AssetName.MODEL}
     assert scheduled_on(DagId.PREDICTOR) == {AssetName.MODEL, AssetName.DISTANCES}
     assert asset(AssetName.MODEL).uri != asset(AssetName.RECORDS).uri

@@ -52,6 +52,8 @@ def test_prediction_of_the_whole_line(line: Any, page: Page) -> None:
     uuid = submit(page)
     expect(page.locator("#request-id")).to_have_text(uuid, timeout=20_000)
     expect(page.locator("#unseen")).to_be_hidden()
+    known = re.compile(r"scheduled \d\d:\d\d to \d\d:\d\d, weather in EWR \(\d+ °F\), recent delays into SFO")
+    expect(page.locator("#context")).to_have_text(known)
     shares = [float(text.rstrip(" %")) for text in page.locator(".percent").all_inner_texts()]
     assert sum(shares) == pytest.approx(100, abs=0.3)
     winner = page.locator("tr.winner")
@@ -87,6 +89,23 @@ def test_answer_and_errors_at_any_width(
         expect(page.locator("#Carrier-error")).to_be_hidden()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.close()
+
+
+def test_what_was_known_at_departure_is_told(
+    web_app: Callable[..., Any], mongo: Database[dict[str, Any]], page: Page
+) -> None:
+    with web_app() as url:
+        page.goto(url + FORM)
+        page.fill("#CRSDepTime", "07:15")
+        known = {"CRSDepTime": "0715", "CRSArrTime": "0955", "OriginTemperature": 38.6, "DestGain7Days": 0.0}
+        mongo[Collection.RESPONSES].insert_one(answer(submit(page)) | known)
+        expect(page.locator("#context")).to_have_text(
+            "scheduled 07:15 to 09:55, weather in ATL (39 °F), recent delays into SFO"
+        )
+        page.locator("#known-example").click()
+        expect(page.locator("#CRSDepTime")).to_have_value("")  # else the example would not be the example
+        mongo[Collection.RESPONSES].insert_one(answer(submit(page)))
+        expect(page.locator("#context")).to_have_text("nothing more about this day")
 
 
 def test_no_answer_is_said_and_a_late_one_still_shown(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -23,7 +24,8 @@ from flight_delays.settings import LOOPBACK, PROJECT
 from stack import artifacts
 from stack.airflow_api import ACTIVE, AirflowApi
 from stack.services import inherited_environment, spark_environment
-from stack.up import submit_flight, up
+from stack.steps import Step
+from stack.up import await_predictor, submit_flight, up
 from tests.conftest import Stack
 from tests.integration.line import PLACE, answer, flight, put, run_dag, until
 
@@ -47,6 +49,7 @@ def test_a_flight_from_the_form_is_predicted(line: Stack) -> None:
     assert prediction["Route"] == "EWR-SFO"
     assert prediction["Distance"] == 2565.0
     assert (prediction["DayOfYear"], prediction["DayOfMonth"], prediction["DayOfWeek"]) == (354, 20, 5)
+    assert prediction["DestGain7Days"] == pytest.approx(-4.356, abs=0.001), "looked up, and carried all the way"
     assert sum(prediction["Probability"]) == pytest.approx(1)
     assert prediction["Probability"][prediction["Prediction"]] == max(prediction["Probability"])
     assert prediction["ModelVersion"] == registry.read_pointer(line.settings.models).champion
@@ -62,6 +65,12 @@ def test_the_originals_example_is_answered_with_a_remark(line: Stack) -> None:
     found = answer(line, accepted.json()["id"])
     assert found["status"] == "OK"
     assert set(found["unseen"]) == {"Origin", "Route"}
+
+
+def test_a_state_without_context_gets_it(line: Stack) -> None:
+    shutil.rmtree(line.settings.weather)
+    await_predictor(line.settings, AirflowApi(line.settings, line.secrets), Step("predictor"))
+    until((line.settings.weather / "weather.parquet").is_file, 120, "the weather")
 
 
 def test_a_second_message_with_the_same_uuid_changes_nothing(line: Stack) -> None:

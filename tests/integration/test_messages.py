@@ -26,6 +26,7 @@ from flight_delays.contract import (
     REQUEST_TOPIC,
     RESPONSE_TOPIC,
     Collection,
+    Context,
     DeadLetter,
     Flight,
     Request,
@@ -123,6 +124,9 @@ def _written(changes: list[tuple[str, str]], dropped: list[str], added: list[tup
 
 _plausible = st.one_of(
     st.tuples(st.sampled_from(["DepDelay", "Distance"]), _numbers),
+    st.tuples(
+        st.sampled_from(list(Context.model_fields)), _numbers | st.sampled_from(["null", '"0905"', "360", "-100"])
+    ),
     st.tuples(st.just("FlightDate"), _dates.map(_quoted)),
     st.tuples(st.just("Timestamp"), st.builds("{}{}{}".format, _dates, _clocks, _zones).map(_quoted)),
     st.tuples(st.sampled_from(["Carrier", "Origin", "Dest", "FlightNum", "CRSDepTime", "UUID"]), _texts.map(_quoted)),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flight_delays.contract import BUCKETS, SPLITS, Request, is_uuid
+from flight_delays.contract import BUCKETS, SPLITS, Context, Request, is_uuid
 
 VALID: dict[str, Any] = {
     "UUID": "0B0AA9AE-3E0C-4D29-9E8E-6B0C3D1D9A11",
@@ -34,6 +34,12 @@ def test_the_original_example_is_valid_and_its_uuid_lower_case() -> None:
 
 def test_unknown_fields_and_stale_date_parts_are_ignored() -> None:
     assert parse(DayOfWeek=0, DayOfYear="x", Tail="N123").FlightDate == "2016-12-25"
+
+
+def test_context_is_optional_and_an_integer_is_a_number() -> None:
+    assert parse().model_dump(include=set(Context.model_fields), exclude_none=True) == {}
+    known = {"CRSDepTime": "0905", "OriginTemperature": 39, "DestGain7Days": -4.5, "OriginWindGust": None}
+    assert parse(**known).model_dump(include=set(known)) == known
 
 
 @pytest.mark.parametrize(
@@ -62,6 +68,15 @@ def test_unknown_fields_and_stale_date_parts_are_ignored() -> None:
         ("CRSDepTime", "2460"),
         ("CRSDepTime", 930),
         ("Canary", "true"),
+        ("CRSArrTime", "9:30"),
+        ("OriginTemperature", "39"),
+        ("OriginTemperature", 151),
+        ("OriginHumidity", -0.1),
+        ("OriginWindDirection", 361),
+        ("OriginWindGust", math.nan),
+        ("OriginPressure", 0),
+        ("DestGainYesterday", 1441),
+        ("DestGain7Days", True),
     ],
 )
 def test_a_wrong_value_is_an_error_of_its_field(field: str, value: Any) -> None:

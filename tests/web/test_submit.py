@@ -14,12 +14,15 @@ from confluent_kafka import Consumer, TopicPartition
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pymongo.database import Database
 
+from flight_delays import context
 from flight_delays.canary import partition_of
-from flight_delays.contract import REQUEST_TOPIC, Request, is_uuid, parse_timestamp
+from flight_delays.contract import REQUEST_TOPIC, Collection, Context, Request, is_uuid, parse_timestamp
 from flight_delays.settings import Settings
 from webapp import create_app
 from webapp.forms import FlightForm
+from webapp.services import Services
 
 pytestmark = pytest.mark.integration
 
@@ -86,6 +89,46 @@ def test_json_is_taken_too(client: FlaskClient, stack: Any) -> None:
     assert (message["DepDelay"], message["FlightNum"], message["CRSDepTime"]) == (-3.5, "1519", "0905")
 
 
+def test_what_is_known_at_departure_is_in_the_message(
+    client: FlaskClient, stack: Any, mongo: Database[dict[str, Any]]
+) -> None:
+    hours: dict[str, list[float | None]] = {name: [None] * 24 for name in context.WEATHER}
+    hours["OriginTemperature"] = [float(hour) for hour in range(24)]
+    mongo[Collection.CONTEXT].insert_many(
+        [
+            {"_id": "schedule/AA/1519/ATL/SFO", "CRSDepTime": "0705", "CRSArrTime": "0930"},
+            {"_id": "gain/SFO/2016-12-24", "sum": -12.0, "count": 2},
+            {"_id": "gain/SFO/2016-12-18", "sum": 3.0, "count": 1},
+            {"_id": "gain/SFO/2016-12-25", "sum": 900.0, "count": 1},
+        ]
+    )
+    names = [*Context.model_fields]
+
+    message, _ = message_of(stack, client.post(URL, data=FLIGHT).json["id"])
+    assert {name: message[name] for name in names if name in message} == {
+        "CRSDepTime": "0705",
+        "CRSArrTime": "0930",
+        "DestGainYesterday": -6.0,
+        "DestGain7Days": -3.0,
+    }
+
+    mongo[Collection.CONTEXT].insert_one({"_id": "weather/ATL/2016-12-25", **hours})
+    message, _ = message_of(stack, client.post(URL, data=FLIGHT | {"CRSDepTime": "23:35"}).json["id"])
+    assert (message["CRSDepTime"], message["CRSArrTime"]) == ("2335", "0200"), "what the client says wins"
+    assert {name: message[name] for name in context.WEATHER if name in message} == {"OriginTemperature": 23.0}
+
+
+def test_a_changed_distance_is_taken_within_a_minute(
+    client: FlaskClient, stack: Any, mongo: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = create_app(stack.settings).extensions[Services.KEY]
+    assert found.distance("ATL", "SFO") == 2139.0
+    mongo[Collection.DISTANCES].update_one({"Origin": "ATL", "Dest": "SFO"}, {"$set": {"Distance": 2140.0}})
+    assert found.distance("ATL", "SFO") == 2139.0
+    monkeypatch.setattr("webapp.services.REFRESH_SECONDS", 1e-6)
+    assert found.distance("ATL", "SFO") == 2140.0
+
+
 def test_pair_without_a_distance_gets_the_great_circle(client: FlaskClient, stack: Any) -> None:
     accepted = client.post(URL, data={**FLIGHT, "Origin": "BQN", "Dest": "ANC"})
 
@@ -120,6 +163,10 @@ def test_pair_without_a_distance_gets_the_great_circle(client: FlaskClient, stac
         ("Dest", "ATL", "same_airport"),
         ("Dest", "atl", "same_airport"),
         ("CRSDepTime", "2460", "invalid_format"),
+        ("CRSDepTime", "9:05", "invalid_format"),
+        ("CRSDepTime", 905, "wrong_type"),
+        ("CRSArrTime", "0905", "reserved_field"),
+        ("OriginTemperature", 39, "reserved_field"),
         ("Canary", True, "reserved_field"),
         ("Replay", "x", "reserved_field"),
         ("UUID", "x", "reserved_field"),

@@ -41,7 +41,21 @@ function showFieldErrors(errors) {
   form.querySelector("[aria-invalid]")?.focus();
 }
 
+const WEATHER = /^Origin(Temperature|Humidity|Wind|Precipitation|Pressure|Visibility)/;
 const UNSEEN = { Carrier: "carrier", Origin: "origin", Dest: "destination", Route: "route" };
+
+/** What was known at departure beside the flight itself, in a few words. */
+function contextOf(flight) {
+  const time = (hhmm) => `${hhmm.slice(0, 2)}:${hhmm.slice(2)}`;
+  const known = [];
+  if (flight.CRSDepTime) known.push(`scheduled ${time(flight.CRSDepTime)}${flight.CRSArrTime ? ` to ${time(flight.CRSArrTime)}` : ""}`);
+  if (Object.keys(flight).some((name) => WEATHER.test(name))) {
+    const degrees = flight.OriginTemperature;
+    known.push(`weather in ${flight.Origin}${degrees === undefined ? "" : ` (${Math.round(degrees)} °F)`}`);
+  }
+  if (flight.DestGain7Days !== undefined) known.push(`recent delays into ${flight.Dest}`);
+  return known.join(", ") || "nothing more about this day";
+}
 
 function show(answer, startedAt) {
   const flight = answer.prediction;
@@ -66,6 +80,7 @@ function show(answer, startedAt) {
   const ms = performance.now() - startedAt;
   byId("took").textContent = ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
   byId("distance").textContent = `${Math.round(flight.Distance).toLocaleString("en")} miles`;
+  byId("context").textContent = contextOf(flight);
   byId("model").textContent = flight.ModelVersion;
   byId("request-id").textContent = answer.id;
   say("");
@@ -167,7 +182,8 @@ for (const input of codes) {
 }
 for (const button of document.querySelectorAll(".example")) {
   button.addEventListener("click", () => {
-    for (const [name, value] of Object.entries(JSON.parse(button.dataset.flight))) form.elements[name].value = value;
+    const flight = JSON.parse(button.dataset.flight);
+    for (const input of form.querySelectorAll("input")) input.value = flight[input.name] ?? "";
     codes.forEach(nameCode);
     showFieldErrors([]);
   });

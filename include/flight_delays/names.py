@@ -18,6 +18,7 @@ class DagId(StrEnum):
     RECORDS = "flight_records"
     DISTANCES = "origin_dest_distances"
     TRAINING = "agile_data_science_batch_prediction_model_training"
+    ROLLBACK = "flight_delay_model_rollback"
     PREDICTOR = "flight_delay_predictor"
     HEALTH = "flight_delay_predictor_health"
     DEAD_LETTERS = "flight_delay_dead_letters"

@@ -7,16 +7,14 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Metadata, Param, dag, task
-from airflow.sdk.exceptions import AirflowSkipException
 
 from flight_delays import training
 from flight_delays.names import SPARK_CONNECTION, AssetName, DagId, Tag, asset, default_args
 from flight_delays.settings import PROJECT, get_settings
+from flight_delays_airflow import judging
 
 SETTINGS = get_settings()
 MODEL = asset(AssetName.MODEL)
@@ -44,14 +42,6 @@ APPROVAL = dt.timedelta(hours=SETTINGS.approval_hours if SETTINGS.require_approv
     doc_md=str(Path(__file__).with_suffix(".md")),
 )
 def build() -> None:
-    @task
-    def judge(version: str, params: dict[str, Any], ti: Any) -> str:
-        verdict = training.judge(version, params)
-        ti.xcom_push("verdict", verdict)  # a task that skips returns nothing
-        if not verdict["passed"]:
-            raise AirflowSkipException(f"{version} is not promoted: {'; '.join(verdict['reasons'])}")
-        return version
-
     @task(outlets=[MODEL])
     def promote(version: str) -> Iterator[Metadata]:
         yield Metadata(MODEL, training.promote(version))
@@ -66,18 +56,11 @@ def build() -> None:
         driver_memory=SETTINGS.spark_driver_memory,
     )
     version = task(training.register)(prepared["staged"])
-    train >> version
-    passed = judge(version)
+    passed = task(judging.judge)(version)
     promoted = promote(passed)
+    train >> version
     if SETTINGS.require_approval:
-        approve = ApprovalOperator(
-            task_id="approve",
-            subject="Shall model {{ ti.xcom_pull('judge') }} serve?",
-            body="Verdict: `{{ ti.xcom_pull('judge', key='verdict') | tojson }}`. Its model card lies in its folder.",
-            defaults=ApprovalOperator.REJECT,
-            response_timeout=APPROVAL,
-        )
-        passed >> approve >> promoted
+        passed >> judging.approval(APPROVAL) >> promoted
 
 
 build()

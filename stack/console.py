@@ -116,7 +116,7 @@ def _why(version: str, pointer: registry.Pointer, verdict: registry.Verdict | No
     elif verdict.passed:
         role += "; passed, but not promoted: not approved, or the run ended before"
     if verdict.reasons:
-        role += f"; {'forced, though' if verdict.forced else 'as'} {'; '.join(verdict.reasons)}"
+        role += f"; {'forced, though' if verdict.forced else 'unfit:'} {'; '.join(verdict.reasons)}"
     return role
 
 

@@ -119,6 +119,8 @@ def _note(version: str, what: str) -> None:
         log.warning("%s", error)
         verdict = None
     now = dt.datetime.now(dt.UTC)
-    verdict = verdict or Verdict(version=version, judged_at=now, passed=True, reasons=("never judged",), champion=None)
+    verdict = verdict or Verdict(
+        version=version, judged_at=now, passed=True, reasons=(), champion=None, history=("never judged",)
+    )
     line = f"{now:%Y-%m-%d %H:%M} UTC: {what}"
     registry.save_verdict(models, verdict.model_copy(update={"history": (*verdict.history, line)}))

@@ -111,7 +111,7 @@ def test_back_and_forth_and_to_a_named_version(models, champion, new):
     third = new(3)
     assert training.roll_back({"version": f" {third} "})["version"] == third
     assert registry.read_pointer(models).champion == third
-    assert registry.read_verdict(models, third).reasons == ("never judged",)
+    assert registry.read_verdict(models, third).history[0] == "never judged"
 
 
 def test_where_there_is_no_way_back_it_says_so(models, champion, new):
@@ -142,7 +142,7 @@ def test_make_models_tells_why(models, champion, new, capsys, monkeypatch):
     assert "no; passed, but not promoted" in lines[waiting]
     assert "yes, the champion; " in lines[forced]
     assert "forced, though log-loss 1.2000 is worse" in lines[forced]
-    assert "no; as log-loss 1.2000 is worse than the 1.0000" in lines[worse]
+    assert "no; unfit: log-loss 1.2000 is worse than the 1.0000" in lines[worse]
     assert "no, the previous one; " in lines[champion]
     assert f"replaced by {forced}" in lines[champion]
     assert "2026-01-04 03:00" in lines[waiting]

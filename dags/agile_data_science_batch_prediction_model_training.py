@@ -14,16 +14,20 @@ from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Metadata, Par
 from flight_delays import training
 from flight_delays.names import SPARK_CONNECTION, AssetName, DagId, Tag, asset, default_args
 from flight_delays.settings import PROJECT, get_settings
+from flight_delays_airflow import judging
 
+SETTINGS = get_settings()
 MODEL = asset(AssetName.MODEL)
 # With `run_immediately=False` the first unpausing starts a run at once, up to 17 h after a scheduled time.
 WEEKLY = CronTriggerTimetable("0 4 * * 1", timezone="UTC", run_immediately=dt.timedelta(minutes=1))
 PARAMS = {
     "trees": Param(20, type="integer", minimum=1, maximum=500, description="Trees of the random forest"),
-    "depth": Param(5, type="integer", minimum=1, maximum=20, description="Levels of a tree at most"),
+    "depth": Param(8, type="integer", minimum=1, maximum=20, description="Levels of a tree at most"),
     "holdout_months": Param(2, type="integer", minimum=1, maximum=12, description="Last months, kept for judging"),
     "seed": Param(42, type="integer", minimum=0, maximum=2**31 - 1, description="Seed of the forest's chance"),
+    "force": Param(False, type="boolean", description="Promote the new model even where it is judged unfit to serve"),
 }
+APPROVAL = dt.timedelta(hours=SETTINGS.approval_hours if SETTINGS.require_approval else 0)
 
 
 @dag(
@@ -33,7 +37,7 @@ PARAMS = {
     max_active_runs=1,
     params=PARAMS,
     default_args=default_args(execution_timeout=dt.timedelta(hours=3), retries=1),
-    dagrun_timeout=dt.timedelta(hours=4),
+    dagrun_timeout=dt.timedelta(hours=4) + APPROVAL,
     tags=[Tag.TRAINING.value],
     doc_md=str(Path(__file__).with_suffix(".md")),
 )
@@ -49,10 +53,14 @@ def build() -> None:
         conn_id=SPARK_CONNECTION,
         application=str(PROJECT / "spark_jobs" / "train_model.py"),
         application_args=prepared["arguments"],
-        driver_memory=get_settings().spark_driver_memory,
+        driver_memory=SETTINGS.spark_driver_memory,
     )
     version = task(training.register)(prepared["staged"])
-    train >> version >> promote(version)
+    passed = task(judging.judge)(version)
+    promoted = promote(passed)
+    train >> version
+    if SETTINGS.require_approval:
+        passed >> judging.approval(APPROVAL) >> promoted
 
 
 build()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from pyspark.errors import AnalysisException, IllegalArgumentException
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.classification import RandomForestClassificationModel, RandomForestClassifier
 from pyspark.ml.feature import StringIndexer, StringIndexerModel, VectorAssembler
@@ -26,10 +27,10 @@ from pyspark.ml.functions import vector_to_array
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from flight_delays import metrics
+from flight_delays import gate, metrics, model_card, registry
 from flight_delays.contract import BUCKETS
 from flight_delays.features import CATEGORICAL, LABEL, NUMERIC, arrival_bucket, with_features
-from flight_delays.registry import METADATA, PIPELINE, Metadata, Params, Period, Scores
+from flight_delays.registry import METADATA, PIPELINE, Comparison, Metadata, Params, Period, RegistryError
 from flight_delays.settings import PROJECT
 
 INDEXED = tuple(f"{name}Index" for name in CATEGORICAL)
@@ -103,18 +104,70 @@ def predict(model: PipelineModel, flights: DataFrame) -> DataFrame:
     )
 
 
-def judge(model: PipelineModel, training: DataFrame, holdout: DataFrame) -> tuple[Scores, dict[str, Scores]]:
-    """The model's and the baselines' scores on the holdout; the baselines learn from `training`."""
+def answers(model: PipelineModel, flights: DataFrame, *columns: str) -> tuple[Any, Any, Any]:
+    """Labels (n,), probabilities (n, 4) and a pandas frame of the `columns`, of flights with features and label."""
+    judged = predict(model, flights).select(LABEL, "Probability", *columns).toPandas()
+    return judged[LABEL].to_numpy().astype(int), np.stack(judged["Probability"].to_list()), judged[list(columns)]
+
+
+def judge(model: PipelineModel, training: DataFrame, holdout: DataFrame) -> dict[str, Any]:
+    """What `Metadata` says of the model and the baselines on the holdout; the baselines learn from `training`."""
     seen = training.select("DepDelay", LABEL).toPandas()
     seen_delay, seen_labels = seen["DepDelay"].to_numpy(), seen[LABEL].to_numpy().astype(int)
-    judged = predict(model, holdout).select("DepDelay", LABEL, "Probability").toPandas()
-    delay, labels = judged["DepDelay"].to_numpy(), judged[LABEL].to_numpy().astype(int)
+    labels, probabilities, flights = answers(model, holdout, "DepDelay", "Carrier", "Origin")
     commonest = np.tile(metrics.commonest_bucket(seen_labels), (len(labels), 1))
-    by_delay = metrics.departure_delay_alone(seen_delay, seen_labels)[metrics.delay_bin(delay)]
-    return metrics.score(labels, np.stack(judged["Probability"].to_list())), {
-        "commonest_bucket": metrics.score(labels, commonest),
-        "departure_delay_alone": metrics.score(labels, by_delay),
+    by_delay = metrics.departure_delay_alone(seen_delay, seen_labels)[metrics.delay_bin(flights["DepDelay"].to_numpy())]
+    return {
+        "metrics": metrics.score(labels, probabilities),
+        "baselines": {
+            "commonest_bucket": metrics.score(labels, commonest),
+            "departure_delay_alone": metrics.score(labels, by_delay),
+        },
+        "calibration": metrics.calibration(labels, probabilities),
+        "confusion": metrics.confusion(labels, probabilities.argmax(axis=1)).tolist(),
+        "by_carrier": metrics.by_group(flights["Carrier"].to_numpy(), labels, probabilities),
+        "by_origin": metrics.by_group(flights["Origin"].to_numpy(), labels, probabilities),
+        "importances": importances(model),
+        "golden": golden(model, holdout),
     }
+
+
+def importances(model: PipelineModel) -> dict[str, float]:
+    """How much each input counts, most first, summing to 1; empty for a kind of model that does not say."""
+    found = getattr(model.stages[-1], "featureImportances", None)
+    inputs: list[str] = next((stage.getInputCols() for stage in model.stages if isinstance(stage, VectorAssembler)), [])
+    if found is None or len(inputs) != len(found):
+        return {}
+    by_name = {name.removesuffix("Index"): float(found[number]) for number, name in enumerate(inputs)}
+    return dict(sorted(by_name.items(), key=lambda each: -each[1]))
+
+
+def golden(model: PipelineModel, like: DataFrame) -> dict[str, tuple[float, ...]]:
+    """The probabilities that the golden requests get, by name; what they do not say is null. `like` has the columns."""
+    asked = like.sparkSession.createDataFrame([{"Name": each.name, **each.request} for each in gate.golden_requests()])
+    asked = with_features(asked.withColumn("FlightDate", F.col("FlightDate").cast("date")))
+    columns = [
+        (F.col(field.name) if field.name in asked.columns else F.lit(None)).cast(field.dataType).alias(field.name)
+        for field in like.schema
+    ]
+    found = predict(model, asked.select("Name", *columns)).select("Name", "Probability").collect()
+    return {row.Name: tuple(row.Probability) for row in found}
+
+
+def compare(model: PipelineModel, holdout: DataFrame, champion: Path) -> Comparison:
+    """Model and champion (its version folder) on the same rows of the holdout; see `Comparison`."""
+    version = champion.name
+    try:
+        registry.verify(champion.parent, version)
+        rival = PipelineModel.load(str(champion / PIPELINE))
+        rows = holdout.where(F.col("FlightDate") > registry.load_metadata(champion.parent, version).training.last)
+        if seen := rows.isEmpty():
+            rows = holdout
+        scores = metrics.score(*answers(rival, rows)[:2])
+    except (RegistryError, AnalysisException, IllegalArgumentException) as error:
+        # Damaged, or of inputs that there are no more: such a champion cannot serve either.
+        return Comparison(version=version, error=str(error).splitlines()[0])
+    return Comparison(version=version, champion=scores, challenger=metrics.score(*answers(model, rows)[:2]), seen=seen)
 
 
 def refuse_gaps(flights: DataFrame) -> None:
@@ -151,8 +204,11 @@ def train(
     seed: int,
     holdout_months: int,
     fingerprint: str,
+    champion: Path | None = None,
 ) -> Metadata:
-    """Reads, splits, fits, judges, and writes `output`/pipeline and then `output`/metadata.json.
+    """Reads, splits, fits, judges, and writes `output`/pipeline, the model card and, last, `output`/metadata.json.
+
+    With `champion`, a version folder of the registry, that model is judged on the same flights.
 
     Raises ValueError where the records are too few months or have gaps.
     """
@@ -170,9 +226,12 @@ def train(
     model.write().overwrite().save(str(output / PIPELINE))
     # Judged is what was written, not what is in memory.
     model = PipelineModel.load(str(output / PIPELINE))
-    scores, baselines = judge(model, training, holdout)
-    for name, result in {**baselines, "model": scores}.items():
+    judged = judge(model, training, holdout)
+    comparison = compare(model, holdout, champion) if champion else None
+    for name, result in {**judged["baselines"], "model": judged["metrics"]}.items():
         say(f"{name:>22}: {result}")
+    if comparison:
+        say(f"{'champion':>22}: {comparison.champion or comparison.error}, {comparison.version}")
 
     indexer, forest = cast(StringIndexerModel, model.stages[0]), cast(RandomForestClassificationModel, model.stages[-1])
     metadata = Metadata(
@@ -186,10 +245,11 @@ def train(
         fingerprint=fingerprint,
         code_version=code_version(),
         spark_version=spark.version,
-        metrics=scores,
-        baselines=baselines,
         training_seconds=round(seconds, 3),
+        comparison=comparison,
+        **judged,
     )
+    model_card.write(output, metadata)
     (output / METADATA).write_text(metadata.model_dump_json(indent=2) + "\n")
     return metadata
 
@@ -204,12 +264,13 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """The command line as keyword arguments of `train`; see `--help`."""
     parser = argparse.ArgumentParser(description="Train and judge the flight-delay model.")
     parser.add_argument("--records", type=Path, nargs="+", required=True, help="Parquet files of flight records")
-    parser.add_argument("--output", type=Path, required=True, help="folder for pipeline/ and metadata.json")
+    parser.add_argument("--output", type=Path, required=True, help="folder for pipeline/, model card and metadata.json")
     parser.add_argument("--trees", type=int, default=20)
-    parser.add_argument("--depth", type=int, default=5)
+    parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--holdout-months", type=int, default=2, help="the last so many months judge the model")
     parser.add_argument("--fingerprint", default="", help="what identifies the records, kept in the metadata")
+    parser.add_argument("--champion", type=Path, help="version folder of the model to be judged on the same flights")
     return vars(parser.parse_args(arguments))
 
 

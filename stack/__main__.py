@@ -24,6 +24,7 @@ def main() -> None:  # noqa: PLR0912 - one branch a command
         ("up", "start the stack; ends with a predicted flight"),
         ("down", "stop the stack"),
         ("status", "show processes, query, model and last canary"),
+        ("models", "show the model versions, and why each serves or does not"),
         ("topics", "show the Kafka topics"),
         ("listen", "show the messages as they come"),
     ):
@@ -46,6 +47,8 @@ def main() -> None:  # noqa: PLR0912 - one branch a command
                 down(settings)
             case "status":
                 console.status(settings)
+            case "models":
+                console.models(settings)
             case "topics":
                 console.topics(settings)
             case "listen":

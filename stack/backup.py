@@ -132,6 +132,8 @@ def _pack(settings: Settings, db: Database[dict[str, Any]], archive: tarfile.Tar
         _add(archive, f"models/{registry.POINTER}", pointer.model_dump_json(indent=2).encode())
     for version in registry.versions(settings.models):
         archive.add(settings.models / version, f"models/{version}")
+        if (verdict := registry.read_verdict(settings.models, version)) is not None:
+            _add(archive, f"models/{registry.VERDICTS}/{version}.json", verdict.model_dump_json(indent=2).encode())
     current.say("flight records")
     if (manifest := records.read_manifest(settings.records)) is not None:
         folder = settings.records.relative_to(settings.home)

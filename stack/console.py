@@ -1,7 +1,8 @@
-"""The console steps: status, topics, listen, predictions, logs, backup, restore, clean."""
+"""The console steps: status, models, topics, listen, predictions, logs, backup, restore, clean."""
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import shutil
@@ -86,6 +87,37 @@ def _memory(pid: int) -> int:
     except psutil.Error:
         pass
     return total
+
+
+def models(settings: Settings) -> None:
+    """Prints the model versions, newest first: scores on each one's holdout, and why it serves or does not."""
+    table = Table("version", "trained (UTC)", "accuracy", "log-loss", "calibration error", "serves?")
+    pointer = registry.read_pointer(settings.models)
+    for version in registry.versions(settings.models):
+        try:
+            metadata = registry.load_metadata(settings.models, version)
+            verdict = registry.read_verdict(settings.models, version)
+        except registry.RegistryError as error:
+            table.add_row(version, "", "", "", "", f"no: {error}")
+            continue
+        scores = metadata.metrics
+        figures = (f"{value:.3f}" for value in (scores.accuracy, scores.log_loss, scores.calibration_error))
+        trained = f"{metadata.trained_at.astimezone(dt.UTC):%Y-%m-%d %H:%M}"
+        table.add_row(version, trained, *figures, _why(version, pointer, verdict))
+    Console(highlight=False).print(table)
+
+
+def _why(version: str, pointer: registry.Pointer, verdict: registry.Verdict | None) -> str:
+    role = {pointer.champion: "yes, the champion", pointer.previous: "no, the previous one"}.get(version, "no")
+    if verdict is None:
+        return f"{role}; never judged"
+    if verdict.history:
+        role += f"; {verdict.history[-1]}"
+    elif verdict.passed:
+        role += "; passed, but not promoted: not approved, or the run ended before"
+    if verdict.reasons:
+        role += f"; {'forced, though' if verdict.forced else 'unfit:'} {'; '.join(verdict.reasons)}"
+    return role
 
 
 def topics(settings: Settings) -> None:

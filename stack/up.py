@@ -216,6 +216,11 @@ def await_predictor(settings: Settings, api: AirflowApi, current: Step) -> None:
             for run in found:
                 if run["state"] == "failed":
                     raise _failed_run(settings, api, dag, run["dag_run_id"])
+        trained = any(run["state"] == "success" for run in runs[DagId.TRAINING])
+        if trained and registry.read_pointer(settings.models).champion is None:
+            raise StepFailedError(
+                "the new model was not promoted", hint="make models says why; the training DAG has a parameter `force`"
+            )
         if _serves_champion(settings) and any(run["state"] == "success" for run in runs[DagId.PREDICTOR]):
             current.result = "serves the champion"
             return

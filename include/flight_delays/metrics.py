@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flight_delays.contract import BUCKETS
-from flight_delays.registry import Scores
+from flight_delays.registry import Bin, Scores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,10 +47,9 @@ def score(labels: Integers, probabilities: Floats) -> Scores:
 
 def _macro_f1(labels: Integers, predictions: Integers) -> float:
     """A bucket that neither happened nor was predicted counts 0, as in scikit-learn with the buckets as `labels`."""
-    confusion = np.zeros((CLASSES, CLASSES))
-    np.add.at(confusion, (labels, predictions), 1)
-    both = confusion.sum(axis=0) + confusion.sum(axis=1)
-    return float(np.divide(2 * confusion.diagonal(), both, out=np.zeros(CLASSES), where=both > 0).mean())
+    counts = confusion(labels, predictions)
+    both = counts.sum(axis=0) + counts.sum(axis=1)
+    return float(np.divide(2 * counts.diagonal(), both, out=np.zeros(CLASSES), where=both > 0).mean())
 
 
 def _log_loss(labels: Integers, probabilities: Floats) -> float:
@@ -59,13 +58,36 @@ def _log_loss(labels: Integers, probabilities: Floats) -> float:
     return float(-np.log(np.clip(given, np.finfo(np.float64).eps, 1)).mean())
 
 
-def _calibration_error(labels: Integers, probabilities: Floats, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017, https://arxiv.org/abs/1706.04599) in bins of equal width."""
+def _calibration_error(labels: Integers, probabilities: Floats) -> float:
+    """Expected calibration error (Guo et al. 2017, https://arxiv.org/abs/1706.04599) of `calibration`'s bins."""
+    bins = calibration(labels, probabilities)
+    return sum(abs(each.accuracy - each.confidence) * each.rows for each in bins) / len(labels)
+
+
+def calibration(labels: Integers, probabilities: Floats, bins: int = 15) -> tuple[Bin, ...]:
+    """The calibration curve of the most likely bucket: bins of equal width, empty ones left out."""
     confidence = probabilities.max(axis=1)
     hit = probabilities.argmax(axis=1) == labels
     place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gap = np.bincount(place, weights=hit - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(labels))
+    rows, sure, right = (np.bincount(place, weights=each, minlength=bins) for each in (None, confidence, hit))
+    return tuple(
+        Bin(confidence=sure[n] / rows[n], accuracy=right[n] / rows[n], rows=int(rows[n])) for n in rows.nonzero()[0]
+    )
+
+
+def confusion(labels: Integers, predictions: Integers) -> Integers:
+    """Numbers of flights, shape (4, 4): a row for each bucket that came true, a column for each predicted."""
+    counts: Integers = np.zeros((CLASSES, CLASSES), dtype=int)
+    np.add.at(counts, (labels, predictions), 1)
+    return counts
+
+
+def by_group(groups: NDArray[np.object_], labels: Integers, probabilities: Floats) -> dict[str, Scores]:
+    """The scores of each group of rows, most rows first; `groups` names each row's, shape (n,)."""
+    names, place, rows = np.unique(groups.astype(str), return_inverse=True, return_counts=True)
+    return {
+        str(names[n]): score(labels[place == n], probabilities[place == n]) for n in np.argsort(-rows, kind="stable")
+    }
 
 
 def delay_bin(departure_delay: Floats) -> Integers:

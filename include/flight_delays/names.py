@@ -19,6 +19,7 @@ class DagId(StrEnum):
     DISTANCES = "origin_dest_distances"
     CONTEXT = "flight_context"
     TRAINING = "agile_data_science_batch_prediction_model_training"
+    ROLLBACK = "flight_delay_model_rollback"
     PREDICTOR = "flight_delay_predictor"
     HEALTH = "flight_delay_predictor_health"
     DEAD_LETTERS = "flight_delay_dead_letters"

@@ -1,8 +1,9 @@
 """The model registry: immutable version folders and one pointer file that says which of them serves.
 
     models/
-      20260101T030000Z-1a2b3c4d/   pipeline/ (a Spark PipelineModel) and metadata.json
+      20260101T030000Z-1a2b3c4d/   pipeline/ (a Spark PipelineModel), metadata.json, model_card.md and .html
       pointer.json                 champion and previous; written last, atomically: the only truth about what serves
+      verdicts/                    <version>.json: why a version serves, or does not
       .staging/                    what is being made; never read as a model, leftovers are swept
 
 A version's name is the time of its training and the first 8 hex digits of a hash over its content, so that damage is
@@ -30,6 +31,7 @@ from flight_delays.sources.download import sha256_of, write_atomically
 POINTER = "pointer.json"
 METADATA = "metadata.json"
 PIPELINE = "pipeline"
+VERDICTS = "verdicts"
 STAGING = ".staging"
 STAGING_DAYS = 2
 """Staging folders older than this belong to no run any more (a training run ends within hours)."""
@@ -86,8 +88,40 @@ class Scores(BaseModel):
         )
 
 
+class Bin(BaseModel):
+    """One point of the calibration curve: `rows` flights whose most likely bucket had about the same probability."""
+
+    model_config = ConfigDict(frozen=True)
+
+    confidence: float
+    """Mean probability of the most likely bucket."""
+    accuracy: float
+    """Share of the flights in which that bucket came true; the same as `confidence` in a calibrated model."""
+    rows: int
+
+
+class Comparison(BaseModel):
+    """The champion of that time beside the new version, on holdout rows that neither has learned from, if there are.
+
+    `seen` says that the champion has learned from them, as there are no others. Scores are None where the champion
+    could not be asked; `error` says why.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    champion: Scores | None = None
+    challenger: Scores | None = None
+    seen: bool = False
+    error: str | None = None
+
+
 class Metadata(BaseModel):
-    """`metadata.json`: where a model comes from and how good it is on the holdout."""
+    """`metadata.json`: where a model comes from and how good it is on the holdout.
+
+    What has a default was not written by release 0.1.0. `confusion` counts flights, a row for each bucket that came
+    true, a column for each that was most likely; `golden` are the answers to the golden requests, by name.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -104,6 +138,32 @@ class Metadata(BaseModel):
     metrics: Scores
     baselines: dict[str, Scores]
     training_seconds: float
+    metrics_without_context: Scores | None = None
+    """`metrics` with all context taken away, where the model knows any."""
+    calibration: tuple[Bin, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    by_carrier: dict[str, Scores] = {}
+    by_origin: dict[str, Scores] = {}
+    importances: dict[str, float] = {}
+    golden: dict[str, tuple[float, ...]] = {}
+    comparison: Comparison | None = None
+
+
+class Verdict(BaseModel):
+    """`verdicts/<version>.json`: whether a version may serve, and what became of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    judged_at: AwareDatetime
+    passed: bool
+    reasons: tuple[str, ...]
+    """Why it did not pass; where it did, what stood against it and was overruled (`force`)."""
+    champion: str | None
+    """The champion that it was compared with."""
+    forced: bool = False
+    history: tuple[str, ...] = ()
+    """What happened later, in sentences, oldest first."""
 
 
 class Pointer(BaseModel):
@@ -187,6 +247,23 @@ def promote(models: Path, version: str) -> Pointer:
         return after
 
 
+def save_verdict(models: Path, verdict: Verdict) -> None:
+    """Writes or replaces the verdict on a version."""
+    (models / VERDICTS).mkdir(parents=True, exist_ok=True)
+    write_atomically(models / VERDICTS / f"{verdict.version}.json", verdict.model_dump_json(indent=2) + "\n")
+
+
+def read_verdict(models: Path, version: str) -> Verdict | None:
+    """The verdict on a version; None where it was never judged (release 0.1.0). Raises RegistryError on damage."""
+    path = models / VERDICTS / f"{version}.json"
+    try:
+        return Verdict.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise RegistryError(f"{path} is damaged; delete it: the version then counts as never judged") from error
+
+
 def prune(models: Path, keep: int, deployed: set[str], *, dry_run: bool = False) -> list[str]:
     """Removes versions but the `keep` newest, the pointer's two and the `deployed` ones; returns the removed.
 
@@ -203,6 +280,7 @@ def prune(models: Path, keep: int, deployed: set[str], *, dry_run: bool = False)
             shutil.rmtree(gone, ignore_errors=True)
             (models / version).rename(gone)
             shutil.rmtree(gone)
+            (models / VERDICTS / f"{version}.json").unlink(missing_ok=True)
         return old
 
 

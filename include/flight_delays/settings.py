@@ -1,7 +1,8 @@
 """All settings, typed, read from the environment when first used.
 
 A setting is a field of `Settings`; its variable is `FLIGHTS_` and the field's name in capitals (`FLIGHTS_HOME`,
-`FLIGHTS_PORT_WEB`), but for `MONGO_URI`, which keeps the name that other tools use.
+`FLIGHTS_PORT_WEB`), but for `MONGO_URI` and `MLFLOW_TRACKING_URI`, which keep the names that other tools
+use.
 """
 
 from __future__ import annotations
@@ -49,6 +50,18 @@ class Settings(BaseSettings):
     )
     spark_master: str = Field(default="local[2]", description="Master of batch jobs (training)")
     spark_driver_memory: str = Field(default="2g", description="Heap of a batch job's driver")
+
+    max_calibration_error: float = Field(
+        default=0.03, gt=0, le=1, description="A model whose calibration error on the holdout is above does not serve"
+    )
+    require_approval: bool = Field(default=False, description="A person approves each new model, in Airflow's UI")
+    approval_hours: float = Field(default=72, gt=0, description="Without an answer for so long, it is a no")
+
+    mlflow_tracking_uri: str = Field(
+        default="",
+        validation_alias=AliasChoices("MLFLOW_TRACKING_URI", "mlflow_tracking_uri"),
+        description="MLflow server that gets a copy of runs and versions; default: none",
+    )
 
     topic_partitions: int = Field(default=2, ge=1, le=64, description="Partitions of each topic")
     topic_retention_days: float = Field(default=7, gt=0, description="How long Kafka keeps messages")

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
+from unittest.mock import Mock
 
 import pendulum
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk.exceptions import ParamValidationError
+from airflow.sdk.exceptions import AirflowSkipException, ParamValidationError
 from airflow.serialization.decoders import decode_timetable
 from airflow.serialization.encoders import encode_timetable
 from airflow.timetables import trigger
 from airflow.timetables.base import TimeRestriction
 
-from flight_delays import records, training
+from flight_delays import records, registry, training
 from flight_delays.names import OWNER, SPARK_CONNECTION, AssetName, DagId, asset
 from flight_delays.settings import PROJECT, get_settings
 from flight_delays.sources import DataError
 from flight_delays.sources.nycflights13 import NycFlights13
 from spark_jobs.train_model import parse
+from tests.versions import WORSE, beside, stage
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def home(tmp_path, monkeypatch):
 
 def test_the_pointer_comes_last(dag):
     order = [task.task_id for task in dag.topological_sort()]
-    assert order == ["prepare", "train", "register", "promote"]
+    assert order == ["prepare", "train", "register", "judge", "promote"]
     assert dag.get_task("promote").outlets == [asset(AssetName.MODEL)]
     assert not any(dag.get_task(name).outlets for name in order[:-1])
     assert {task.owner for task in dag.tasks} == {OWNER}
@@ -78,7 +80,15 @@ def test_new_records_start_it_once_their_context_is_there(dag):
 
 @pytest.mark.parametrize(
     ("name", "wrong"),
-    [("trees", 0), ("trees", 501), ("depth", 21), ("depth", "5"), ("holdout_months", 0), ("seed", -1)],
+    [
+        ("trees", 0),
+        ("trees", 501),
+        ("depth", 21),
+        ("depth", "5"),
+        ("holdout_months", 0),
+        ("seed", -1),
+        ("force", "yes"),
+    ],
 )
 def test_the_form_refuses_what_makes_no_sense(dag, name, wrong):
     param = dag.params.get_param(name)
@@ -105,12 +115,101 @@ def test_the_job_understands_its_arguments(dag, home):
         "output": Path(prepared["staged"]),
         "fingerprint": manifest.fingerprint,
         "trees": 7,
-        "depth": 5,
+        "depth": 8,
         "seed": 42,
         "holdout_months": 1,
+        "champion": None,
     }
     assert home / "models" in Path(prepared["staged"]).parents
     (Path(prepared["staged"]) / "half").touch()
     assert prepare(params=params, run_id="manual__2026-01-05T04:00:00+00:00") == prepared, "a retry"
     assert list(Path(prepared["staged"]).iterdir()) == []
     assert dag.get_task("train").execution_timeout <= dt.timedelta(hours=3)
+    registry.promote(home / "models", version := training.register(str(stage(home / "staged"))))
+    assert parse(prepare(params=params, run_id="next")["arguments"])["champion"] == home / "models" / version
+
+
+def judge(dag, version, **params):
+    """Calls the task; returns its result and the verdict that it shows as XCom."""
+    ti = Mock()
+    result = dag.get_task("judge").python_callable(version, params={**dag.params.dump(), **params}, ti=ti)
+    return result, ti.xcom_push.call_args.args
+
+
+def test_what_passes_is_promoted_and_announced(dag, home):
+    version = training.register(str(stage(home / "staged")))
+    passed, (key, verdict) = judge(dag, version)
+    assert (passed, key, verdict["passed"]) == (version, "verdict", True)
+    [event] = dag.get_task("promote").python_callable(passed)
+    assert event.asset == asset(AssetName.MODEL)
+    assert event.extra["version"] == registry.read_pointer(home / "models").champion == version
+
+
+def test_what_does_not_pass_is_skipped_with_the_reason(dag, home):
+    version = training.register(str(stage(home / "staged", baselines={"commonest_bucket": WORSE, "other": WORSE})))
+    registry.promote(home / "models", version)
+    worse = training.register(str(stage(home / "worse", day=2, comparison=beside(version, ours=WORSE))))
+    ti = Mock()
+    with pytest.raises(AirflowSkipException, match=rf"{worse} is not promoted: log-loss 1.2000 is worse than"):
+        dag.get_task("judge").python_callable(worse, params=dag.params.dump(), ti=ti)
+    assert ti.xcom_push.call_args.args[1]["reasons"]
+    assert dag.get_task("promote").trigger_rule == "all_success", "so it is skipped, too"
+    assert registry.read_pointer(home / "models").champion == version
+    assert judge(dag, worse, force=True)[0] == worse
+
+
+@pytest.fixture
+def with_approval(monkeypatch):
+    monkeypatch.setenv("FLIGHTS_REQUIRE_APPROVAL", "true")
+    monkeypatch.setenv("FLIGHTS_APPROVAL_HOURS", "2")
+    get_settings.cache_clear()
+    bag = DagBag(PROJECT / "dags" / f"{DagId.TRAINING}.py")
+    get_settings.cache_clear()
+    assert bag.import_errors == {}
+    return bag.dags[DagId.TRAINING]
+
+
+def test_a_person_may_stand_in_between(dag, with_approval):
+    assert "approve" not in dag.task_dict
+    approve = with_approval.get_task("approve")
+    assert approve.upstream_task_ids == {"judge"}
+    assert with_approval.get_task("promote").upstream_task_ids == {"judge", "approve"}
+    assert approve.defaults == [approve.REJECT], "no answer is a no"
+    assert approve.response_timeout == dt.timedelta(hours=2)
+    assert with_approval.dagrun_timeout == dag.dagrun_timeout + dt.timedelta(hours=2)
+
+
+def test_the_question_shows_the_verdict(with_approval):
+    ti = Mock()
+    ti.xcom_pull = lambda task, key="return_value": {"passed": True} if key == "verdict" else "the version"
+    approve = with_approval.get_task("approve")
+    environment = with_approval.get_template_env()
+    assert approve.render_template(approve.subject, {"ti": ti}, environment) == "Shall model the version serve?"
+    assert '{"passed": true}' in approve.render_template(approve.body, {"ti": ti}, environment)
+
+
+@pytest.fixture(scope="module")
+def rollback():
+    bag = DagBag(PROJECT / "dags" / f"{DagId.ROLLBACK}.py")
+    assert bag.import_errors == {}
+    return bag.dags[DagId.ROLLBACK]
+
+
+def test_a_rollback_moves_the_pointer_and_announces_the_model(rollback, home):
+    first, second = (training.register(str(stage(home / str(day), day=day))) for day in (1, 2))
+    for version in (first, second):
+        registry.promote(home / "models", version)
+    task = rollback.get_task("roll_back")
+    [event] = task.python_callable(params=rollback.params.dump())
+    assert task.outlets == [event.asset] == [asset(AssetName.MODEL)]
+    assert event.extra["version"] == registry.read_pointer(home / "models").champion == first
+    [event] = task.python_callable(params={"version": second})
+    assert event.extra["version"] == registry.read_pointer(home / "models").champion == second
+    with pytest.raises(DataError, match="there are: "):
+        list(task.python_callable(params={"version": "20200101T000000Z-00000000"}))
+
+
+@pytest.mark.parametrize("wrong", ["", "latest", "../models", 3])
+def test_a_rollback_takes_names_of_versions_only(rollback, wrong):
+    with pytest.raises(ParamValidationError):
+        rollback.params.get_param("version").resolve(wrong)

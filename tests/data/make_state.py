@@ -82,6 +82,7 @@ def live(settings: Settings, supervisor: Supervisor, scratch: Path) -> dict[str,
     job = [str(PROJECT / "spark_jobs" / "train_model.py"), *prepared["arguments"]]
     subprocess.run([*submit, *job], env=os.environ | spark_environment(), check=True, stdout=sys.stderr)
     version = training.register(prepared["staged"])
+    training.judge(version, {"force": True})
     training.promote(version)
     predictor.reconcile(settings)
 

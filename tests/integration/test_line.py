@@ -245,7 +245,7 @@ def _form() -> dict[str, Any]:
 
 def test_a_new_champion_replaces_the_query(line: Stack) -> None:
     old = registry.read_pointer(line.settings.models).champion
-    states = run_dag(line, DagId.TRAINING, {"seed": 7})
+    states = run_dag(line, DagId.TRAINING, {"seed": 7, "force": True})
     assert states["run"] == "success"
     pointer = registry.read_pointer(line.settings.models)
     assert pointer.previous == old

@@ -1,6 +1,7 @@
 """The training job on real Spark and a slice of real flights: two months, some thousand rows."""
 
 import datetime as dt
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from pyspark.ml import PipelineModel
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
-from flight_delays import records, registry
+from flight_delays import gate, records, registry
 from flight_delays.contract import SPLITS
 from flight_delays.features import CATEGORICAL, LABEL, NUMERIC, arrival_bucket, date_parts, with_features
 from flight_delays.settings import PROJECT
@@ -101,6 +102,56 @@ def test_metadata_say_where_the_model_comes_from_and_how_good_it_is(trained):
     assert metadata.metrics.log_loss < metadata.baselines["commonest_bucket"].log_loss
     assert metadata.metrics.accuracy > metadata.baselines["commonest_bucket"].accuracy + 0.1
     assert "8 trees of depth 4 fitted in" in trained.output
+
+    assert metadata.comparison is None
+    assert np.array(metadata.confusion).sum() == ROWS_A_MONTH
+    assert np.trace(metadata.confusion) / ROWS_A_MONTH == pytest.approx(metadata.metrics.accuracy)
+    assert sum(each.rows for each in metadata.calibration) == ROWS_A_MONTH
+    for groups in (metadata.by_carrier, metadata.by_origin):
+        assert sum(scores.rows for scores in groups.values()) == ROWS_A_MONTH
+    assert set(metadata.by_origin) == {"EWR", "JFK", "LGA"}
+    assert set(metadata.importances) == {*CATEGORICAL, *NUMERIC}
+    assert next(iter(metadata.importances)) == "DepDelay"
+    assert sum(metadata.importances.values()) == pytest.approx(1)
+    assert set(metadata.golden) == {each.name for each in gate.golden_requests()}
+    assert all(sum(answer) == pytest.approx(1) for answer in metadata.golden.values())
+    assert not [reason for reason in gate.judge("", metadata, None, limit=1, force=False).reasons if "golden" in reason]
+    assert "By carrier" in (trained.staged / "model_card.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def champion(trained, tmp_path_factory):
+    """The version folder of the trained model, which learned from January."""
+    models = tmp_path_factory.mktemp("champions")
+    return models / registry.register(models, trained.staged)
+
+
+def test_the_champion_is_judged_on_the_same_flights_that_neither_has_seen(spark, flights, champion):
+    flights = train_model.labelled(flights)
+    small = train_model.fit(flights.where("FlightDate < '2013-01-20'"), trees=2, depth=2, seed=1)
+    found = train_model.compare(small, flights.where("FlightDate >= '2013-01-20'"), champion)
+    assert found.version == champion.name
+    assert not found.seen
+    assert found.champion == registry.load_metadata(champion.parent, champion.name).metrics, "on February"
+    assert found.challenger.rows == ROWS_A_MONTH
+    assert found.challenger.log_loss > found.champion.log_loss, "2 trees of depth 2, from fewer flights"
+    itself = train_model.compare(
+        PipelineModel.load(str(champion / "pipeline")), flights.where("DepDelay > 0"), champion
+    )
+    assert itself.challenger == itself.champion
+    january = train_model.compare(small, flights.where("FlightDate = '2013-01-25'"), champion)
+    assert january.seen, "the champion has learned from all there are"
+    assert january.champion.rows == flights.where("FlightDate = '2013-01-25'").count()
+
+
+def test_a_champion_that_cannot_be_asked_is_told_and_stops_nothing(model, flights, champion, tmp_path):
+    holdout = train_model.labelled(flights)
+    other = train_model.compare(model, holdout.drop("DayOfMonth").limit(100), champion)
+    assert "DayOfMonth" in other.error
+    broken = tmp_path / champion.name
+    shutil.copytree(champion, broken)
+    (broken / "extra").touch()
+    assert "damaged" in train_model.compare(model, holdout, broken).error
 
 
 def test_the_same_rows_get_the_same_digits(model, flights):

@@ -87,3 +87,20 @@ def test_baselines_are_the_frequencies_in_training():
 def test_delay_bins_are_minutes_with_open_ends():
     delays = np.array([-1440.0, -20.0, -19.5, -19.0, 0.0, 0.9, 59.0, 4320.0])
     assert metrics.delay_bin(delays).tolist() == [0, 0, 0, 1, 20, 20, 79, 79]
+
+
+def test_the_curve_behind_the_calibration_error():
+    sure, unsure = [0.9, 0.1, 0, 0], [0.5, 0.3, 0.2, 0]
+    low, high = metrics.calibration(np.array([0, 0, 0, 1]), np.array([sure, sure, sure, unsure]))
+    assert (low.confidence, low.accuracy, low.rows) == (0.5, 0, 1)
+    assert (high.confidence, high.accuracy, high.rows) == (pytest.approx(0.9), 1, 3)
+
+
+def test_confusion_has_a_row_for_what_happened():
+    counts = metrics.confusion(np.array([0, 0, 3]), np.array([0, 1, 2]))
+    assert counts.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]]
+
+
+def test_groups_are_scored_apart_and_the_largest_comes_first():
+    found = metrics.by_group(np.array(["UA", "AA", "UA"], dtype=object), np.array([0, 1, 2]), np.eye(4)[[0, 0, 2]])
+    assert [(name, scores.rows, scores.accuracy) for name, scores in found.items()] == [("UA", 2, 1), ("AA", 1, 0)]

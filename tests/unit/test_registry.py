@@ -1,6 +1,5 @@
 """The model registry on real folders, with crashes in the middle."""
 
-import datetime as dt
 import json
 import os
 import shutil
@@ -9,37 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flight_delays import registry, training
-from flight_delays.registry import Metadata, Params, Period, Pointer, RegistryError, Scores
-from flight_delays.settings import get_settings
-
-SCORES = Scores(rows=50, accuracy=0.5, macro_f1=0.5, log_loss=1.0, brier=0.6, calibration_error=0.02)
-
-
-def stage(folder: Path, *, day: int = 1, weights: str = "weights") -> Path:
-    """A folder as the training job writes it, Spark's checksum and marker files included."""
-    metadata = Metadata(
-        trained_at=dt.datetime(2026, 1, day, 4, 0, 7, 123_456, tzinfo=dt.timezone(dt.timedelta(hours=1))),
-        params=Params(trees=20, depth=5, seed=42, holdout_months=1, max_bins=32),
-        categorical=("Carrier",),
-        numeric=("DepDelay",),
-        vocabulary={"Carrier": ["AA", "UA"]},
-        training=Period(first=dt.date(2013, 1, 1), last=dt.date(2013, 1, 31), rows=100),
-        holdout=Period(first=dt.date(2013, 2, 1), last=dt.date(2013, 2, 28), rows=50),
-        fingerprint="f",
-        code_version="v0.1.0",
-        spark_version="4.2.0",
-        metrics=SCORES,
-        baselines={"commonest_bucket": SCORES},
-        training_seconds=1.5,
-    )
-    data = folder / "pipeline" / "stages" / "0_Forest" / "data"
-    data.mkdir(parents=True)
-    (data / "part-00000.parquet").write_text(weights)
-    (data / ".part-00000.parquet.crc").write_text("checksum")
-    (data / "_SUCCESS").touch()
-    (folder / "metadata.json").write_text(metadata.model_dump_json())
-    return folder
+from flight_delays import gate, registry
+from flight_delays.registry import Pointer, RegistryError
+from tests.versions import metadata, stage
 
 
 @pytest.fixture
@@ -214,23 +185,12 @@ def test_staging_is_emptied_for_a_retry_and_old_leftovers_go(models, first):
     assert registry.versions(models) == [first]
 
 
-def test_the_dags_steps_end_in_what_the_asset_event_says(models, tmp_path, monkeypatch):
-    monkeypatch.setenv("FLIGHTS_HOME", str(models.parent))
-    get_settings.cache_clear()
-    try:
-        version = training.register(str(stage(tmp_path / "staged")))
-        event = training.promote(version)
-    finally:
-        get_settings.cache_clear()
-    assert event == {"version": version, **SCORES.model_dump()}
-    assert json.loads(json.dumps(event)) == event
-    assert registry.read_pointer(models).champion == version
-
-
 def test_pruning_keeps_the_newest_and_whatever_is_in_use(models, tmp_path):
     versions = [registry.register(models, stage(tmp_path / str(day), day=day)) for day in range(1, 9)]
     registry.promote(models, versions[0])
     registry.promote(models, versions[1])
+    for version in (versions[2], versions[3]):
+        registry.save_verdict(models, gate.judge(version, metadata(), None, limit=1, force=False))
     assert registry.prune(models, 2, {versions[3]}, dry_run=True) == [versions[5], versions[4], versions[2]]
     assert len(registry.versions(models)) == 8
     assert registry.prune(models, 2, {versions[3]}) == [versions[5], versions[4], versions[2]]
@@ -238,6 +198,25 @@ def test_pruning_keeps_the_newest_and_whatever_is_in_use(models, tmp_path):
     assert registry.prune(models, 2, {versions[3]}) == []
     assert list((models / registry.STAGING).iterdir()) == []
     registry.verify(models, versions[0])
+    assert [path.stem for path in (models / registry.VERDICTS).iterdir()] == [versions[3]]
+
+
+def test_what_release_0_1_0_wrote_is_still_read(models, first):
+    content = json.loads((models / first / registry.METADATA).read_text())
+    for field in ("metrics_without_context", "calibration", "confusion", "by_carrier", "by_origin", "importances"):
+        del content[field]
+    del content["golden"], content["comparison"]
+    (models / first / registry.METADATA).chmod(0o644)
+    (models / first / registry.METADATA).write_text(json.dumps(content))
+    assert registry.load_metadata(models, first).by_carrier == {}
+    assert registry.read_verdict(models, first) is None
+
+
+def test_a_damaged_verdict_says_so(models, first):
+    (models / registry.VERDICTS).mkdir()
+    (models / registry.VERDICTS / f"{first}.json").write_text("{}")
+    with pytest.raises(RegistryError, match="is damaged; delete it"):
+        registry.read_verdict(models, first)
 
 
 def test_nothing_is_pruned_while_the_pointer_is_unreadable(models, tmp_path):

@@ -1,0 +1,45 @@
+"""Wiring of the DAG `flight_delay_model_rollback`; the .md beside it explains it."""
+# mypy: disable-error-code="call-arg"
+# TaskFlow hands context arguments (params) to a task itself.
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import Metadata, Param, dag, task
+
+from flight_delays import training
+from flight_delays.names import AssetName, DagId, Tag, asset, default_args
+
+MODEL = asset(AssetName.MODEL)
+VERSION = Param(
+    training.PREVIOUS,
+    type="string",
+    pattern=r"^\s*(previous|\d{8}T\d{6}Z-[0-9a-f]{8})\s*$",
+    description="previous, or a version as `make models` and the folder models/ name it",
+)
+
+
+@dag(
+    DagId.ROLLBACK.value,
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    params={"version": VERSION},
+    default_args=default_args(execution_timeout=dt.timedelta(minutes=10)),
+    dagrun_timeout=dt.timedelta(hours=1),
+    tags=[Tag.TRAINING.value],
+    doc_md=str(Path(__file__).with_suffix(".md")),
+)
+def build() -> None:
+    @task(outlets=[MODEL])
+    def roll_back(params: dict[str, Any]) -> Iterator[Metadata]:
+        yield Metadata(MODEL, training.roll_back(params))
+
+    roll_back()
+
+
+build()

@@ -1,0 +1,149 @@
+"""From a trained folder to the pointer and back, as the DAGs' tasks do it, on a real registry."""
+
+import json
+
+import pytest
+
+from flight_delays import registry, training
+from flight_delays.registry import RegistryError
+from flight_delays.settings import get_settings
+from flight_delays.sources import DataError
+from stack import console
+from tests.versions import SCORES, WORSE, beside, stage
+
+NO, FORCE = {"force": False}, {"force": True}
+BACK = {"version": training.PREVIOUS}
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLIGHTS_HOME", str(tmp_path))
+    get_settings.cache_clear()
+    yield tmp_path / "models"
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def new(models, tmp_path):
+    """Registers a version, with changed metadata."""
+    return lambda day, **changes: training.register(str(stage(tmp_path / f"staged-{day}", day=day, **changes)))
+
+
+@pytest.fixture
+def champion(new):
+    version = new(1)
+    training.judge(version, NO)
+    training.promote(version)
+    return version
+
+
+def history(models, version):
+    return [line.split(" UTC: ")[1] for line in registry.read_verdict(models, version).history]
+
+
+def test_a_better_model_becomes_champion(models, champion, new):
+    version = new(2, comparison=beside(champion))
+    verdict = training.judge(version, NO)
+    assert json.loads(json.dumps(verdict)) == verdict
+    assert verdict["passed"]
+    assert registry.read_pointer(models).champion == champion, "judging alone moves nothing"
+    event = training.promote(version)
+    assert event == {"version": version, **SCORES.model_dump()}
+    assert json.loads(json.dumps(event)) == event
+    pointer = registry.read_pointer(models)
+    assert (pointer.champion, pointer.previous) == (version, champion)
+    assert history(models, version) == ["promoted by the training DAG"]
+    assert history(models, champion)[-1] == f"replaced by {version}, promoted by the training DAG"
+
+
+def test_a_worse_model_never_touches_what_serves(models, champion, new):
+    before = (models / registry.POINTER).read_bytes()
+    version = new(2, comparison=beside(champion, ours=WORSE))
+    assert not training.judge(version, NO)["passed"]
+    with pytest.raises(RegistryError, match="did not pass"):
+        training.promote(version)
+    assert (models / registry.POINTER).read_bytes() == before
+    registry.verify(models, version)  # the verdict lies outside of what is immutable
+    assert training.judge(version, FORCE)["forced"]
+    training.promote(version)
+    assert registry.read_pointer(models).champion == version
+
+
+def test_a_version_that_nobody_judged_is_not_promoted(models, new):
+    with pytest.raises(RegistryError, match="judge it first"):
+        training.promote(new(1))
+    assert registry.read_pointer(models).champion is None
+
+
+def test_the_limit_is_a_setting(models, new, monkeypatch):
+    monkeypatch.setenv("FLIGHTS_MAX_CALIBRATION_ERROR", "0.01")
+    get_settings.cache_clear()
+    [reason] = training.judge(new(1), NO)["reasons"]
+    assert reason == "calibration error 0.0200 is above the limit of 0.01"
+
+
+def test_a_champion_that_came_while_a_person_thought_stays(models, champion, new):
+    late, quick = (new(day, comparison=beside(champion)) for day in (2, 3))
+    training.judge(late, NO)
+    training.judge(quick, NO)
+    training.promote(quick)
+    with pytest.raises(RegistryError, match=f"judged beside {champion}, but {quick} serves: train again"):
+        training.promote(late)
+    assert registry.read_pointer(models).champion == quick
+
+
+def test_tasks_that_run_again_change_nothing(models, champion):
+    before = (models / registry.POINTER).read_bytes(), registry.read_verdict(models, champion)
+    assert training.judge(champion, NO)["passed"]
+    assert training.promote(champion)["version"] == champion
+    assert ((models / registry.POINTER).read_bytes(), registry.read_verdict(models, champion)) == before
+
+
+def test_back_and_forth_and_to_a_named_version(models, champion, new):
+    second = new(2, comparison=beside(champion))
+    training.judge(second, NO)
+    training.promote(second)
+    assert training.roll_back(BACK)["version"] == champion
+    assert registry.read_pointer(models).previous == second
+    assert history(models, champion)[-1] == "rolled back to, by hand"
+    assert history(models, second)[-1] == f"replaced by {champion}, rolled back to, by hand"
+    assert training.roll_back(BACK)["version"] == second
+    third = new(3)
+    assert training.roll_back({"version": f" {third} "})["version"] == third
+    assert registry.read_pointer(models).champion == third
+    assert registry.read_verdict(models, third).history[0] == "never judged"
+
+
+def test_where_there_is_no_way_back_it_says_so(models, champion, new):
+    with pytest.raises(DataError, match="no previous model"):
+        training.roll_back(BACK)
+    with pytest.raises(DataError, match=rf"is missing in .* \(there are: {champion}\)"):
+        training.roll_back({"version": "20200101T000000Z-00000000"})
+    broken = new(2)
+    (models / broken / "extra").touch()
+    with pytest.raises(DataError, match="is damaged"):
+        training.roll_back({"version": broken})
+    assert registry.read_pointer(models).champion == champion
+
+
+def test_make_models_tells_why(models, champion, new, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    worse = new(2, comparison=beside(champion, ours=WORSE))
+    forced = new(3, comparison=beside(champion, ours=WORSE))
+    waiting = new(4, comparison=beside(champion))
+    unjudged = new(5)
+    for version, params in [(worse, NO), (forced, FORCE), (waiting, NO)]:
+        training.judge(version, params)
+    training.promote(forced)
+    console.models(get_settings())
+    lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if "Z-" in line}
+    assert list(lines) == [unjudged, waiting, forced, worse, champion], "newest first"
+    assert "no; never judged" in lines[unjudged]
+    assert "no; passed, but not promoted" in lines[waiting]
+    assert "yes, the champion; " in lines[forced]
+    assert "forced, though log-loss 1.2000 is worse" in lines[forced]
+    assert "no; unfit: log-loss 1.2000 is worse than the 1.0000" in lines[worse]
+    assert "no, the previous one; " in lines[champion]
+    assert f"replaced by {forced}" in lines[champion]
+    assert "2026-01-04 03:00" in lines[waiting]
+    assert all(figure in lines[waiting] for figure in ("0.500", "1.000", "0.020"))

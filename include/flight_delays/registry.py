@@ -104,6 +104,8 @@ class Metadata(BaseModel):
     metrics: Scores
     baselines: dict[str, Scores]
     training_seconds: float
+    metrics_without_context: Scores | None = None
+    """`metrics` with all context taken away, where the model knows any."""
 
 
 class Pointer(BaseModel):

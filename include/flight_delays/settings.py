@@ -136,6 +136,11 @@ class Settings(BaseSettings):
         return self.home / "data" / "flight_records"
 
     @property
+    def weather(self) -> Path:
+        """Hourly weather at airports, as Parquet."""
+        return self.home / "data" / "weather"
+
+    @property
     def downloads(self) -> Path:
         """Files as they were downloaded."""
         return self.home / "data" / "downloads"

@@ -106,7 +106,9 @@ def with_recent_gains(flights: DataFrame) -> DataFrame:
     spread = daily.select("Dest", "FlightDate", "total", "count", later)
     yesterday = F.col("days") == 1
     recent = spread.groupBy("Dest", F.expr("date_add(FlightDate, days)").alias("FlightDate")).agg(
-        F.try_divide(F.sum(F.when(yesterday, F.col("total"))), F.sum(F.when(yesterday, F.col("count")))).alias(GAINS[0]),
+        F.try_divide(F.sum(F.when(yesterday, F.col("total"))), F.sum(F.when(yesterday, F.col("count")))).alias(
+            GAINS[0]
+        ),
         F.try_divide(F.sum("total"), F.sum("count")).alias(GAINS[1]),
     )
     return flights.join(F.broadcast(recent), ["Dest", "FlightDate"], "left")

@@ -84,7 +84,7 @@ def main() -> None:
             figures = (scores.accuracy, scores.macro_f1, scores.log_loss, scores.calibration_error)
             row = " | ".join(f"{figure:.3f}" for figure in figures)
             lines.append(f"| {experiment.__name__} | {case} | {row} | {time.monotonic() - started:.0f} |")
-            print(lines[-1], flush=True)  # noqa: T201 - a script's own output
+            print(lines[-1], flush=True)
     if not names:
         write(DOCUMENT, "\n".join(lines))
 

@@ -113,7 +113,7 @@ def fit(training: DataFrame, *, trees: int, depth: int, seed: int) -> PipelineMo
         inputCols=list(CATEGORICAL), outputCols=list(INDEXED), handleInvalid="keep", stringOrderType="alphabetAsc"
     ).fit(training)
     # The delay to be expected of this carrier on this route. A forest would need a bin for each route in every input
-    # (slow, and 5,000 of them in national data); regularised, rare routes stay near the carrier's and the airports' mean.
+    # (slow, and 5,000 of them in national data); regularised, rare routes stay near the mean of carrier and airports.
     # The last category, which is dropped, is the one of what was never seen.
     encoder = OneHotEncoder(inputCols=list(INDEXED), outputCols=list(ENCODED), handleInvalid="keep")
     known = VectorAssembler(

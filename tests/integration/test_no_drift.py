@@ -33,8 +33,8 @@ from spark_jobs import train_model
 asked = json.load(sys.stdin)
 spark = SparkSession.builder.remote(asked["spark"]).getOrCreate()
 spark.conf.set("spark.sql.session.timeZone", "UTC")
-columns = "UUID string, Carrier string, FlightDate string, Origin string, Dest string, DepDelay double, Distance double, "
-columns += "CRSDepTime string"
+columns = "UUID string, Carrier string, FlightDate string, Origin string, Dest string, DepDelay double, "
+columns += "Distance double, CRSDepTime string"
 names = [column.split()[0] for column in columns.split(", ")]
 rows = spark.createDataFrame([tuple(row.get(name) for name in names) for row in asked["rows"]], columns)
 flights = with_features(rows.withColumn("FlightDate", F.col("FlightDate").cast("date")))

@@ -252,7 +252,7 @@ def test_gains_are_means_of_the_days_before(spark):
 
 def test_the_weather_is_that_of_the_scheduled_departures_hour(flights, weather):
     hours = with_weather(flights.limit(500), weather).select("CRSDepTime", *WEATHER).toPandas()
-    assert (hours[list(WEATHER)].T == hours["CRSDepTime"].str[:2].astype(float)).all(axis=None)
+    assert (hours["CRSDepTime"].str[:2].astype(float) == hours[list(WEATHER)].T).all(axis=None)
 
 
 def test_context_that_is_absent_is_unknown_and_passes_through_as_absent(flights):

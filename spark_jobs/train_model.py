@@ -53,7 +53,7 @@ OLD_FEATURES = ("DayOfMonth", "DayOfYear")
 
 
 def labelled(records: DataFrame, weather: DataFrame | None = None) -> DataFrame:
-    """The features, `ArrDelay`, `ArrDelayBucket` and `FlightDate` of the flights that arrived (the others have no label).
+    """The features, `ArrDelay`, `ArrDelayBucket` and `FlightDate` of the flights that arrived (others have no label).
 
     `weather` as in `with_weather`. The label's metadata names all four buckets: else a slice without one of them would
     train a model of three classes.

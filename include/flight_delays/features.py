@@ -28,7 +28,7 @@ GAINS: Final = ("DestGainYesterday", "DestGain7Days")
 """Mean arrival delay minus departure delay, in minutes, of the flights into `Dest` on days before `FlightDate`."""
 WEATHER_FEATURES: Final = tuple(f"{name}Filled" for name in WEATHER)
 GAIN_FEATURES: Final = (*(f"{name}Filled" for name in GAINS), *(f"{name}Expected" for name in GAINS))
-"""The gains, and the arrival delay that follows if this flight does the same: a tree would need many splits for a sum."""
+"""The gains, and the arrival delay that follows if this flight does the same: a tree needs many splits for a sum."""
 NUMERIC: Final = ("DepDelay", "Distance", "DayOfWeek", *TIMES, *WEATHER_FEATURES, *GAIN_FEATURES)
 """Without the day of the month and of the year: of one year's flights a forest learns those days by heart."""
 UNKNOWN: Final = -10_000.0
@@ -115,7 +115,7 @@ def with_recent_gains(flights: DataFrame) -> DataFrame:
 
 
 def with_weather(flights: DataFrame, weather: DataFrame) -> DataFrame:
-    """Adds `WEATHER` of the scheduled departure's hour; `weather` has `Origin`, `Date`, `Hour` (0..23) and `WEATHER`."""
+    """Adds `WEATHER` of the scheduled hour of departure; `weather` has `Origin`, `Date`, `Hour` (0..23), `WEATHER`."""
     from pyspark.sql import functions as F
 
     hour = F.pmod(F.substring("CRSDepTime", 1, 2).try_cast("int"), F.lit(24))

@@ -1,6 +1,6 @@
 # Two commands matter: `make up` and `make test`. The rest is for looking and for working on it.
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs backup restore clean models topics listen predictions airflow test proof bench lint lock schemas
+.PHONY: help up down status logs backup restore clean models topics listen predictions airflow test proof bench experiments lint lock schemas
 
 PYTHON ?= python3
 STACK = .venv/bin/python -m stack
@@ -61,6 +61,9 @@ lint: ## lint and types only
 bench: ## measure, on a stack of its own, and write docs/benchmarks.md (BENCH=--quick: a trial)
 	@$(PYTHON) stack/bootstrap.py --dev
 	@.venv/bin/python -m bench $(BENCH)
+
+experiments: .venv ## try models on the published records (flight_records and flight_context must have run); writes docs/model.md
+	@.venv/bin/python -m bench.experiments $(EXPERIMENTS)
 
 schemas: .venv ## write the messages' JSON Schemas into docs/schemas
 	@.venv/bin/python -m flight_delays.schemas docs/schemas

@@ -35,7 +35,7 @@ def prepare(params: dict[str, Any], run_id: str) -> dict[str, Any]:
         )
     staged = registry.stage(settings.models, run_id)
     arguments = ["--records", *(str(settings.records / month.path) for month in manifest.months)]
-    arguments += ["--output", str(staged), "--fingerprint", manifest.fingerprint]
+    arguments += ["--output", str(staged), "--fingerprint", manifest.fingerprint, "--weather", str(settings.weather)]
     for name in ("trees", "depth", "seed", "holdout_months"):
         arguments += [f"--{name.replace('_', '-')}", str(params[name])]
     if champion := registry.read_pointer(settings.models).champion:

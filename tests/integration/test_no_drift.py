@@ -33,9 +33,10 @@ from spark_jobs import train_model
 asked = json.load(sys.stdin)
 spark = SparkSession.builder.remote(asked["spark"]).getOrCreate()
 spark.conf.set("spark.sql.session.timeZone", "UTC")
-columns = "UUID string, Carrier string, FlightDate string, Origin string, Dest string, DepDelay double, Distance double"
+columns = "UUID string, Carrier string, FlightDate string, Origin string, Dest string, DepDelay double, "
+columns += "Distance double, CRSDepTime string"
 names = [column.split()[0] for column in columns.split(", ")]
-rows = spark.createDataFrame([tuple(row[name] for name in names) for row in asked["rows"]], columns)
+rows = spark.createDataFrame([tuple(row.get(name) for name in names) for row in asked["rows"]], columns)
 flights = with_features(rows.withColumn("FlightDate", F.col("FlightDate").cast("date")))
 for row in train_model.predict(PipelineModel.load(asked["model"]), flights).toLocalIterator():
     print(json.dumps({**row.asDict(), "FlightDate": str(row.FlightDate)}))

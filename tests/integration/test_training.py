@@ -17,7 +17,19 @@ from pyspark.testing import assertDataFrameEqual
 
 from flight_delays import gate, records, registry
 from flight_delays.contract import SPLITS
-from flight_delays.features import CATEGORICAL, LABEL, NUMERIC, arrival_bucket, date_parts, with_features
+from flight_delays.features import (
+    CATEGORICAL,
+    GAINS,
+    LABEL,
+    NUMERIC,
+    UNKNOWN,
+    WEATHER,
+    arrival_bucket,
+    date_parts,
+    with_features,
+    with_recent_gains,
+    with_weather,
+)
 from flight_delays.settings import PROJECT
 from flight_delays.sources.nycflights13 import NycFlights13
 from spark_jobs import train_model
@@ -83,12 +95,14 @@ def test_metadata_say_where_the_model_comes_from_and_how_good_it_is(trained):
         "depth": 4,
         "seed": 42,
         "holdout_months": 1,
-        "max_bins": max(32, *(len(labels) + 1 for labels in metadata.vocabulary.values())),
+        "max_bins": 64,
     }
     assert (metadata.categorical, metadata.numeric) == (CATEGORICAL, NUMERIC)
     assert metadata.vocabulary["Origin"] == ["EWR", "JFK", "LGA"]
     assert set(metadata.vocabulary) == set(CATEGORICAL)
     assert "LGA-ORD" in metadata.vocabulary["Route"]
+    assert "UA-LGA-ORD" in metadata.vocabulary["CarrierRoute"]
+    assert metadata.metrics_without_context.rows == ROWS_A_MONTH
     assert metadata.fingerprint == "abc"
     assert metadata.spark_version == pyspark.__version__
     assert metadata.code_version
@@ -194,7 +208,10 @@ def test_dates_are_the_same_in_python_and_spark(spark):
     """Five years, two of them leap years. The original served DayOfWeek 0..6 to a model that learned 1..7."""
     days = [dt.date(2012, 1, 1) + dt.timedelta(number) for number in range(5 * 366)]
     rows = with_features(
-        spark.createDataFrame([(day, "ATL", "SFO") for day in days], "FlightDate date, Origin string, Dest string")
+        spark.createDataFrame(
+            [(day, "AA", "ATL", "SFO", 0.0) for day in days],
+            "FlightDate date, Carrier string, Origin string, Dest string, DepDelay double",
+        )
     )
     computed = {row.FlightDate: (row.DayOfYear, row.DayOfMonth, row.DayOfWeek) for row in rows.collect()}
     assert computed == {day: tuple(date_parts(day)) for day in days}
@@ -243,3 +260,57 @@ def test_flights_that_never_arrived_are_left_out_and_four_buckets_stay(flights):
     assert training.where(f"{LABEL} = 3").count() == 0
     small = train_model.fit(training, trees=2, depth=2, seed=1)
     assert probabilities(small, flights.limit(3)).shape == (3, 4)
+
+
+@pytest.fixture(scope="module")
+def weather(spark, slices):
+    """Made-up weather of every hour, so that what a flight gets tells which hour it got."""
+    hours = spark.range(24).select(F.col("id").cast("int").alias("Hour"))
+    days = spark.read.parquet(*map(str, slices)).select("Origin", F.col("FlightDate").alias("Date")).distinct()
+    return days.crossJoin(hours).withColumns({name: F.col("Hour").cast("double") for name in WEATHER})
+
+
+def test_no_feature_sees_the_flights_own_arrival_or_anything_later(flights, weather):
+    """All arrivals of a day and of those after it move by an hour: what is known on that day stays as it is."""
+    day = F.lit(dt.date(2013, 2, 10))
+    known = [*CATEGORICAL, *NUMERIC]
+    moved = flights.withColumn(
+        "ArrDelay", F.when(F.col("FlightDate") >= day, F.col("ArrDelay") + 60).otherwise(F.col("ArrDelay"))
+    )
+    before, after = train_model.labelled(flights, weather), train_model.labelled(moved, weather)
+    on_the_day = F.col("FlightDate") == day
+    assertDataFrameEqual(before.where(on_the_day).select(known), after.where(on_the_day).select(known))
+    next_day = F.col("FlightDate") == F.date_add(day, 1)
+    gains = ["DestGainYesterdayFilled"]
+    assert before.where(next_day).select(gains).exceptAll(after.where(next_day).select(gains)).count() > 0
+
+
+def test_gains_are_means_of_the_days_before(spark):
+    """Against the same in plain Python, with a gap of days and a destination without flights before."""
+    rows = [(dt.date(2013, 1, day), "SFO", 10.0, 10.0 + day) for day in (1, 1, 5, 6, 9, 14)]
+    rows += [(dt.date(2013, 1, 6), "ORD", 0.0, 50.0)]
+    frame = spark.createDataFrame(rows, "FlightDate date, Dest string, DepDelay double, ArrDelay double")
+
+    def mean(dest, day, days):
+        back = [day - dt.timedelta(number) for number in range(1, days + 1)]
+        gains = [arrival - departure for date, to, departure, arrival in rows if to == dest and date in back]
+        return sum(gains) / len(gains) if gains else None
+
+    found = {(row.Dest, row.FlightDate): (row[GAINS[0]], row[GAINS[1]]) for row in with_recent_gains(frame).collect()}
+    assert found == {(dest, day): (mean(dest, day, 1), mean(dest, day, 7)) for day, dest, *_ in rows}
+    assert found["SFO", dt.date(2013, 1, 6)] == (5.0, 7 / 3)
+
+
+def test_the_weather_is_that_of_the_scheduled_departures_hour(flights, weather):
+    hours = with_weather(flights.limit(500), weather).select("CRSDepTime", *WEATHER).toPandas()
+    assert (hours["CRSDepTime"].str[:2].astype(float) == hours[list(WEATHER)].T).all(axis=None)
+
+
+def test_context_that_is_absent_is_unknown_and_passes_through_as_absent(flights):
+    """Columns of null, and no columns, are the same; and the answer must not repeat the stand-in."""
+    bare = flights.drop("CRSDepTime", "CRSArrTime").limit(5)
+    nulls = bare.withColumns({name: F.lit(None).cast("double") for name in (*WEATHER, *GAINS)})
+    assertDataFrameEqual(with_features(bare).select(*NUMERIC), with_features(nulls).select(*NUMERIC))
+    answer = with_features(nulls).first()
+    assert answer["OriginPressure"] is None
+    assert answer["OriginPressureFilled"] == answer["CRSDepMinutes"] == answer["DestGain7DaysExpected"] == UNKNOWN

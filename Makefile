@@ -1,6 +1,6 @@
 # Two commands matter: `make up` and `make test`. The rest is for looking and for working on it.
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs backup restore clean topics listen predictions airflow test proof bench lint lock schemas
+.PHONY: help up down status logs backup restore clean topics listen predictions airflow test proof bench scale lint lock schemas
 
 PYTHON ?= python3
 STACK = .venv/bin/python -m stack
@@ -58,6 +58,10 @@ lint: ## lint and types only
 bench: ## measure, on a stack of its own, and write docs/benchmarks.md (BENCH=--quick: a trial)
 	@$(PYTHON) stack/bootstrap.py --dev
 	@.venv/bin/python -m bench $(BENCH)
+
+scale: ## measure 0.3 to 5.7 million flights, from zip files to a model; writes docs/scale.md (SCALE="--millions 0.3")
+	@$(PYTHON) stack/bootstrap.py --dev
+	@.venv/bin/python -m bench.scale $(SCALE)
 
 schemas: .venv ## write the messages' JSON Schemas into docs/schemas
 	@.venv/bin/python -m flight_delays.schemas docs/schemas

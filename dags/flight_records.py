@@ -36,7 +36,6 @@ PARAMS = {
 @dag(
     dag_id=DagId.RECORDS.value,
     schedule=None,
-    catchup=False,
     max_active_runs=1,
     dagrun_timeout=dt.timedelta(hours=12),
     default_args=default_args(execution_timeout=dt.timedelta(hours=2)),
@@ -67,9 +66,8 @@ def flight_records() -> None:
     @task(inlets=[RECORDS], outlets=[RECORDS])
     def announce(summary: dict[str, Any], params: dict[str, Any], inlet_events: Any) -> Iterator[Metadata]:
         # Airflow is asked, not the disk: where a run died between publishing and this task, the next one announces
-        events = inlet_events[RECORDS]
-        same = bool(events) and events[-1].extra.get("fingerprint") == summary["fingerprint"]
-        if same and not params["announce_unchanged"]:
+        last = [event.extra.get("fingerprint") for event in inlet_events[RECORDS][-1:]]
+        if last == [summary["fingerprint"]] and not params["announce_unchanged"]:
             raise AirflowSkipException("these same data were announced before: there is nothing new to train on")
         yield Metadata(RECORDS, summary)
 

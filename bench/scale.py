@@ -160,10 +160,10 @@ def write(results: list[dict[str, Any]], machine: str, folder: Path) -> None:
         rows.append(f"| {each['millions']:g} | {each['mb']:,.0f} MB | {' | '.join(cells)} |")
     verdicts = []
     for name, what in STEPS.items():
-        each = cost(results, name)
-        growth = each[-1] / each[0]
+        costly = cost(results, name)
+        growth = costly[-1] / costly[0]
         verdicts.append(
-            f"| {what} | {', '.join(f'{value:.1f}' for value in each)} s | {growth:.2f} | "
+            f"| {what} | {', '.join(f'{value:.1f}' for value in costly)} s | {growth:.2f} | "
             f"{'flat or falling' if growth <= MAX_GROWTH else f'**grows by more than {MAX_GROWTH - 1:.0%}**'} |"
         )
     driver = max(each["train"]["gib"] for each in results)

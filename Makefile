@@ -1,6 +1,6 @@
 # Two commands matter: `make up` and `make test`. The rest is for looking and for working on it.
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs backup restore clean models topics listen predictions airflow test proof bench experiments lint lock schemas
+.PHONY: help up down status logs backup restore clean models topics listen predictions airflow test proof bench scale experiments lint lock schemas
 
 PYTHON ?= python3
 STACK = .venv/bin/python -m stack
@@ -64,6 +64,10 @@ bench: ## measure, on a stack of its own, and write docs/benchmarks.md (BENCH=--
 
 experiments: .venv ## try models on the published records (flight_records and flight_context must have run); writes docs/model.md
 	@.venv/bin/python -m bench.experiments $(EXPERIMENTS)
+
+scale: ## measure 0.3 to 5.7 million flights, from zip files to a model; writes docs/scale.md (SCALE="--millions 0.3")
+	@$(PYTHON) stack/bootstrap.py --dev
+	@.venv/bin/python -m bench.scale $(SCALE)
 
 schemas: .venv ## write the messages' JSON Schemas into docs/schemas
 	@.venv/bin/python -m flight_delays.schemas docs/schemas

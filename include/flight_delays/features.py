@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from flight_delays.contract import SPLITS
+from flight_delays.contract import GAINS, SPLITS, WEATHER
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -13,23 +13,11 @@ if TYPE_CHECKING:
 CATEGORICAL: Final = ("Carrier", "Origin", "Dest", "Route", "CarrierRoute")
 TIMES: Final = ("CRSDepMinutes", "CRSArrMinutes", "ScheduledMinutes")
 """Scheduled departure and arrival as minutes of the local day, and from the one to the other, time zones included."""
-WEATHER: Final = (
-    "OriginTemperature",
-    "OriginHumidity",
-    "OriginWindDirection",
-    "OriginWindSpeed",
-    "OriginWindGust",
-    "OriginPrecipitation",
-    "OriginPressure",
-    "OriginVisibility",
-)
-"""Of the scheduled departure's local hour; units as in the contract."""
-GAINS: Final = ("DestGainYesterday", "DestGain7Days")
-"""Mean arrival delay minus departure delay, in minutes, of the flights into `Dest` on days before `FlightDate`."""
 WEATHER_FEATURES: Final = tuple(f"{name}Filled" for name in WEATHER)
 GAIN_FEATURES: Final = (*(f"{name}Filled" for name in GAINS), *(f"{name}Expected" for name in GAINS))
 """The gains, and the arrival delay that follows if this flight does the same: a tree needs many splits for a sum."""
-NUMERIC: Final = ("DepDelay", "Distance", "DayOfWeek", *TIMES, *WEATHER_FEATURES, *GAIN_FEATURES)
+REQUIRED: Final = ("DepDelay", "Distance", "DayOfWeek")
+NUMERIC: Final = (*REQUIRED, *TIMES, *WEATHER_FEATURES, *GAIN_FEATURES)
 """Without the day of the month and of the year: of one year's flights a forest learns those days by heart."""
 UNKNOWN: Final = -10_000.0
 """Stands for an absent value in the features: below every real one, so that one split tells it apart."""

@@ -16,6 +16,7 @@ class DagId(StrEnum):
     """The DAGs; each lives in the file of `dags/` that bears its name."""
 
     RECORDS = "flight_records"
+    NEWEST_MONTH = "flight_records_newest_month"
     DISTANCES = "origin_dest_distances"
     CONTEXT = "flight_context"
     TRAINING = "agile_data_science_batch_prediction_model_training"

@@ -2,7 +2,8 @@
 
 <records>/manifest.json                            what the data set is: the only truth, switched last
 <records>/<source>/<YYYY-MM>-<hash>.parquet        one month, never changed
-<records>/rejected/<source>.jsonl                  rows set aside by the last validation, each with its reason
+<records>/rejected/<source>.jsonl                  rows set aside by the last validation, each with its reason;
+                                                  of a source of monthly files, <source>-<YYYY-MM>.jsonl
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from flight_delays import contract
 from flight_delays.contract import Pair, Reason
 from flight_delays.features import date_parts
 from flight_delays.settings import get_settings
-from flight_delays.sources import Chunk, DataError, Source, Status
+from flight_delays.sources import Chunk, DataError, Source, SourceName, Status, get_source, month_name, month_range
 from flight_delays.sources.download import move_durably, sha256_of, write_atomically
 
 if TYPE_CHECKING:
@@ -40,14 +41,14 @@ DUPLICATE: Final = "duplicate"
 DATE_MISMATCH: Final = "date_mismatch"
 """The row's DayOfYear, DayOfMonth or DayOfWeek is not that of its FlightDate."""
 
-_KEY: Final = ("FlightDate", "Carrier", "FlightNum", "Origin", "Dest", "CRSDepTime")
+KEY: Final = ("FlightDate", "Carrier", "FlightNum", "Origin", "Dest", "CRSDepTime")
 _DATE_PARTS: Final = ("DayOfYear", "DayOfMonth", "DayOfWeek")
-_NUMBERS: Final = {
+NUMBERS: Final = {
     "ArrDelay": contract.DELAY_MINUTES,
     "DepDelay": contract.DELAY_MINUTES,
     "Distance": contract.DISTANCE_MILES,
 }
-_TEXTS: Final = {
+TEXTS: Final = {
     "Carrier": contract.CARRIER_PATTERN,
     "FlightNum": contract.FLIGHT_NUMBER_PATTERN,
     "Origin": contract.AIRPORT_PATTERN,
@@ -72,6 +73,10 @@ class MonthFile(BaseModel):
     path: str
     rows: int
     sha256: str
+    cancelled: int = 0
+    diverted: int = 0
+    rejected: dict[str, int] = {}
+    """These three are known by month only where the source has a file for each (`bts`)."""
 
 
 class Manifest(BaseModel):
@@ -154,7 +159,7 @@ def import_records(
     """Fetches, validates and publishes the flights of a source: the three steps of the DAG `flight_records`."""
     folder = records_dir or get_settings().records
     path = source.fetch(downloads or get_settings().downloads)
-    return publish(validate(source, path, folder, max_bad_share=max_bad_share, months=months), folder)
+    return publish([validate(source, path, folder, max_bad_share=max_bad_share, months=months)], folder)
 
 
 def validate(
@@ -170,7 +175,7 @@ def validate(
     `months` limits the rows to "2013-01" or "2013-01..2013-02". Raises DataError where the file cannot be read, holds
     no valid flight, or more than `max_bad_share` of its rows are bad; `rejected/<source>.jsonl` has these then, too.
     """
-    limit = _parse_months(months)
+    limit = month_range(months) if months else None
     staging_root = records_dir / "staging"
     staging_root.mkdir(parents=True, exist_ok=True)
     sweep(records_dir)
@@ -182,10 +187,20 @@ def validate(
             chunks = (_within(chunk, limit) for chunk in source.chunks(path))
             parts = _split_by_month(chunks, staging, counts, bad)
             finished = [_finish_month(source.name, part, staging, bad) for part in parts]
-        kept = records_dir / "rejected" / f"{source.name}.jsonl"
+        monthly = source.name == SourceName.BTS
+        kept = records_dir / "rejected" / f"{source.name}{f'-{months}' if monthly else ''}.jsonl"
         kept.parent.mkdir(exist_ok=True)
         move_durably(rejected_file, kept)
-        manifest = _manifest(source.name, finished, counts, bad.counts)
+        if not finished:
+            raise DataError(f"{path} holds no valid flight (rows: {dict(counts)}, rejected: {dict(bad.counts)})")
+        totals: dict[str, Any] = {
+            "cancelled": counts[Status.CANCELLED],
+            "diverted": counts[Status.DIVERTED],
+            "rejected": dict(sorted(bad.counts.items())),
+        }
+        if monthly:
+            finished = [month.model_copy(update=totals) for month in finished]
+        manifest = _manifest(source.name, staging, finished, **totals)
         _check_bad_share(manifest, max_bad_share, path, kept)
         write_atomically(staging / _MANIFEST, manifest.model_dump_json(indent=1))
     except BaseException:
@@ -195,28 +210,38 @@ def validate(
     return staging
 
 
+def validate_file(file: dict[str, Any]) -> str:
+    """`validate` as a task of the DAG: `file` is one of `sources.split`, with the `path` of what was downloaded."""
+    limits = {"max_bad_share": file["max_bad_share"], "months": file["months"]}
+    return str(validate(get_source(file), Path(file["path"]), get_settings().records, **limits))
+
+
 def sweep(records_dir: Path, *, dry_run: bool = False) -> list[str]:
     """Removes the staging folders of runs that are long over; returns their names."""
     limit = time.time() - _STALE_SECONDS
     leftovers = sorted(path for path in (records_dir / "staging").glob("*") if path.stat().st_mtime < limit)
     for leftover in [] if dry_run else leftovers:
-        shutil.rmtree(leftover)
+        shutil.rmtree(leftover, ignore_errors=True)  # another run may be at it
     return [leftover.name for leftover in leftovers]
 
 
-def publish(staging: Path, records_dir: Path) -> Manifest:
+def publish(stagings: Iterable[str | Path], records_dir: Path) -> Manifest:
     """Makes the data that `validate` staged the published ones; the same data again change nothing.
 
-    The files of the data set before stay until the next publication, for readers that began with them.
+    Months of `bts` come beside the months of `bts` that are there; anything else replaces the data set. The files of
+    the data set before stay until the next publication, for readers that began with them.
     """
-    if not (staging / _MANIFEST).is_file():
-        raise DataError(f"{staging} is gone (published already, or older than a day): validate again")
-    manifest, current = Manifest.model_validate_json((staging / _MANIFEST).read_bytes()), read_manifest(records_dir)
-    for month in manifest.months:
-        target = records_dir / month.path
-        target.parent.mkdir(exist_ok=True)
-        if (staging / month.path).is_file():  # a run before this one may have moved it already
-            move_durably(staging / month.path, target)
+    folders, staged, current = [Path(staging) for staging in stagings], [], read_manifest(records_dir)
+    for staging in folders:
+        if not (manifest := read_manifest(staging)):
+            raise DataError(f"{staging} is gone (published already, or older than a day): validate again")
+        staged.append(manifest)
+        for month in manifest.months:
+            target = records_dir / month.path
+            target.parent.mkdir(exist_ok=True)
+            if (staging / month.path).is_file():  # a run before this one may have moved it already
+                move_durably(staging / month.path, target)
+    manifest = _joined(staged, current, records_dir)
     if current and current.fingerprint == manifest.fingerprint:
         manifest = current
     else:
@@ -227,8 +252,44 @@ def publish(staging: Path, records_dir: Path) -> Manifest:
         for file in records_dir.glob("*/*.parquet"):
             if str(file.relative_to(records_dir)) not in named:
                 file.unlink()
-    shutil.rmtree(staging)
+    for staging in folders:
+        shutil.rmtree(staging)
     return manifest
+
+
+def months_there(source: str, records_dir: Path | None = None) -> list[str]:
+    """The published months of a source, such as "2013-01"; none where another source's flights are published."""
+    manifest = read_manifest(records_dir)
+    return [month.month for month in manifest.months] if manifest and manifest.source == source else []
+
+
+def months_since(today: dt.date, records_dir: Path | None = None) -> str | None:
+    """The months of `bts` that have ended since the last one published, as a range; None where there is none."""
+    there = months_there(SourceName.BTS, records_dir)
+    if not there:
+        return None
+    first, last = month_range(there[-1])[0] + 1, today.year * 12 + today.month - 2
+    return f"{month_name(first)}..{month_name(last)}" if first <= last else None
+
+
+def _joined(staged: list[Manifest], current: Manifest | None, records_dir: Path) -> Manifest:
+    """What is to be published: the only staged data set, or all staged months and those of the same source there."""
+    if not staged:
+        if not current:
+            raise DataError("no month was there to be fetched, and none is published: choose other months")
+        return current
+    if staged[0].source != SourceName.BTS:
+        return staged[0]
+    known = [current] if current and current.source == SourceName.BTS else []
+    months = {month.month: month for manifest in (*known, *staged) for month in manifest.months}
+    return _manifest(
+        SourceName.BTS.value,
+        records_dir,
+        [months[month] for month in sorted(months)],
+        cancelled=sum(month.cancelled for month in months.values()),
+        diverted=sum(month.diverted for month in months.values()),
+        rejected=dict(sorted(sum((Counter(month.rejected) for month in months.values()), Counter()).items())),
+    )
 
 
 # --- Validation ------------------------------------------------------------------------------------------------
@@ -293,7 +354,7 @@ def _within(chunk: Chunk, limit: tuple[int, int] | None) -> Chunk:
     if limit is None:
         return chunk
     date = chunk.rows["FlightDate"]
-    inside = (date.dt.year * 12 + date.dt.month).between(*limit) | date.isna()
+    inside = (date.dt.year * 12 + date.dt.month - 1).between(*limit) | date.isna()
     return Chunk(chunk.rows[inside], chunk.raw[inside], chunk.status[inside])
 
 
@@ -309,13 +370,13 @@ def _checked(chunk: Chunk) -> tuple[pd.DataFrame, pd.Series[str], pd.Series[str]
         reasons[wrong], fields[wrong] = reason, field
 
     reject(chunk.status == Status.MALFORMED, Reason.MALFORMED_JSON, "")
-    for field, bounds in _NUMBERS.items():
+    for field, bounds in NUMBERS.items():
         number = pd.to_numeric(rows[field], errors="coerce").astype(float)
         reject(rows[field].isna(), Reason.MISSING_FIELD, field)
         reject(number.isna(), Reason.WRONG_TYPE, field)
         reject(~number.between(*bounds), Reason.OUT_OF_RANGE, field)
         rows[field] = number
-    for field, pattern in _TEXTS.items():
+    for field, pattern in TEXTS.items():
         reject(rows[field].isna(), Reason.MISSING_FIELD, field)
         # few values, many rows: each value is looked at once
         valid = {value for value in rows[field].unique() if isinstance(value, str) and re.fullmatch(pattern, value)}
@@ -337,23 +398,22 @@ def _checked(chunk: Chunk) -> tuple[pd.DataFrame, pd.Series[str], pd.Series[str]
     return rows, reasons, fields
 
 
-def _finish_month(source: str, part: Path, staging: Path, bad: _SetAside) -> tuple[MonthFile, pa.Table]:
+def _finish_month(source: str, part: Path, staging: Path, bad: _SetAside) -> MonthFile:
     """Sorts a month's rows, sets duplicates aside (the first in the source stays), and writes the file of that month.
 
-    Also returns the number of flights by (Carrier, Origin, Dest, Distance). A month of all US carriers is half a
-    million rows, so that this takes a few hundred MB, whatever the source holds.
+    A month of all US carriers is half a million rows, so that this takes a few hundred MB, whatever the source holds.
     """
     import pandas as pd
-    from pyarrow import compute, parquet
+    from pyarrow import parquet
 
     table = parquet.read_table(part)
-    keys = table.select(_KEY).to_pandas(strings_to_categorical=True, date_as_object=False)
+    keys = table.select(KEY).to_pandas(strings_to_categorical=True, date_as_object=False)
     again = keys.duplicated()
     if again.any():
         doubles = table.filter(again.to_numpy()).to_pandas()
         bad.add(doubles, pd.Series(DUPLICATE, doubles.index), pd.Series("", doubles.index))
         table = table.filter(~again.to_numpy())
-    table = table.sort_by([(name, "ascending") for name in _KEY])
+    table = table.sort_by([(name, "ascending") for name in KEY])
     unnamed = staging / f"{part.stem}.parquet"
     parquet.write_table(table, unnamed)
     digest = sha256_of(unnamed)
@@ -361,24 +421,25 @@ def _finish_month(source: str, part: Path, staging: Path, bad: _SetAside) -> tup
     final.parent.mkdir(exist_ok=True)
     unnamed.rename(final)
     part.unlink()
-    by_route = table.group_by(["Carrier", "Origin", "Dest", "Distance"]).aggregate(
-        [([], "count_all"), ("FlightDate", "min"), ("FlightDate", "max")]
-    )
-    assert compute.sum(by_route["count_all"]).as_py() == table.num_rows  # noqa: S101 - no row may get lost
-    return MonthFile(
-        month=part.stem, path=str(final.relative_to(staging)), rows=table.num_rows, sha256=digest
-    ), by_route
+    return MonthFile(month=part.stem, path=str(final.relative_to(staging)), rows=table.num_rows, sha256=digest)
 
 
 def _manifest(
-    source: str, finished: list[tuple[MonthFile, pa.Table]], counts: Counter[str], rejected: Counter[str]
+    source: str, folder: Path, months: list[MonthFile], *, cancelled: int, diverted: int, rejected: dict[str, int]
 ) -> Manifest:
+    """The manifest of these months, whose files lie in `folder`; one month at a time is in memory."""
     import pyarrow as pa
+    from pyarrow import compute, parquet
 
-    if not finished:
-        raise DataError(f"{source} holds no valid flight (rows: {dict(counts)}, rejected: {dict(rejected)})")
-    months = [month for month, _ in finished]
-    routes = pa.concat_tables(table for _, table in finished).to_pandas()
+    def by_route(month: MonthFile) -> pa.Table:
+        columns = ["Carrier", "Origin", "Dest", "Distance"]
+        table = parquet.read_table(folder / month.path, columns=[*columns, "FlightDate"])
+        return table.group_by(columns).aggregate([([], "count_all"), ("FlightDate", "min"), ("FlightDate", "max")])
+
+    found = pa.concat_tables(by_route(month) for month in months)
+    rows = sum(month.rows for month in months)
+    assert compute.sum(found["count_all"]).as_py() == rows  # noqa: S101 - no row may get lost
+    routes = found.to_pandas()
     weights = routes.groupby(["Origin", "Dest", "Distance"], as_index=False)["count_all"].sum()
     pairs = []
     for (origin, dest), each in weights.groupby(["Origin", "Dest"]):
@@ -388,10 +449,10 @@ def _manifest(
     return Manifest(
         source=source,
         created_at=dt.datetime.now(dt.UTC),
-        rows=sum(month.rows for month in months),
-        cancelled=counts[Status.CANCELLED],
-        diverted=counts[Status.DIVERTED],
-        rejected=dict(sorted(rejected.items())),
+        rows=rows,
+        cancelled=cancelled,
+        diverted=diverted,
+        rejected=rejected,
         first_date=routes["FlightDate_min"].min(),
         last_date=routes["FlightDate_max"].max(),
         months=months,
@@ -411,17 +472,3 @@ def _check_bad_share(manifest: Manifest, max_bad_share: float, path: Path, kept:
             f"{manifest.rejected}. They are in {kept}. The published data were not touched; mend the file, or raise "
             "max_bad_share if the rows may be missed"
         )
-
-
-def _parse_months(months: str | None) -> tuple[int, int] | None:
-    """First and last month as year * 12 + month."""
-    if not months:
-        return None
-    found = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])(?:\.\.(\d{4})-(0[1-9]|1[0-2]))?", months.strip())
-    if not found:
-        raise DataError(f'months {months!r}: expected "2013-01", or "2013-01..2013-03" for a range')
-    first = int(found[1]) * 12 + int(found[2])
-    last = int(found[3]) * 12 + int(found[4]) if found[3] else first
-    if last < first:
-        raise DataError(f"months {months!r}: the last month is before the first")
-    return first, last

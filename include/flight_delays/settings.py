@@ -19,6 +19,11 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 LOOPBACK = "127.0.0.1"
 
+BTS_URL = (
+    "https://transtats.bts.gov/PREZIP/On_Time_Reporting_Carrier_On_Time_Performance_1987_present_{year}_{month}.zip"
+)
+"""The Bureau of Transportation Statistics' monthly files; `month` is 1 .. 12."""
+
 
 class Settings(BaseSettings):
     """Everything that differs between two installations. Ports hold the final number, offset included."""
@@ -66,6 +71,14 @@ class Settings(BaseSettings):
     topic_partitions: int = Field(default=2, ge=1, le=64, description="Partitions of each topic")
     topic_retention_days: float = Field(default=7, gt=0, description="How long Kafka keeps messages")
     topic_replication: int = Field(default=1, ge=1, description="Replicas of each topic")
+
+    bts_url: str = Field(default=BTS_URL, description="Monthly On-Time files: URL or path with {year} and {month}")
+    max_month_shift: float = Field(
+        default=0.3, gt=0, le=1, description="A month whose distributions lie further from the month before is refused"
+    )
+    min_month_rows: float = Field(
+        default=0.5, ge=0, le=1, description="A month with a smaller share of the month before's rows is refused"
+    )
 
     trigger: Literal["realtime", "microbatch"] = Field(default="realtime", description="Mode of the streaming query")
     realtime_batch_seconds: int = Field(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +13,15 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
+from airflow.sdk.bases.decorator import DecoratedMappedOperator
 from airflow.sdk.exceptions import AirflowSkipException, ParamValidationError
 
+from flight_delays import records
 from flight_delays.names import OWNER, AssetName, Tag, asset
 from flight_delays.records import month_files, read_manifest
 from flight_delays.settings import PROJECT, get_settings
 from flight_delays.sources import DataError
+from flight_delays.sources.nycflights13 import NycFlights13
 
 RECORDS = asset(AssetName.RECORDS)
 CONF = {"months": "2013-01"}
@@ -25,9 +30,11 @@ CONF = {"months": "2013-01"}
 @pytest.fixture(scope="module")
 def dags() -> dict[str, DAG]:
     bag = DagBag(PROJECT / "dags" / "flight_records.py")
-    bag.process_file(str(PROJECT / "dags" / "origin_dest_distances.py"))
+    names = ["flight_records", "flight_records_newest_month", "origin_dest_distances"]
+    for name in names[1:]:
+        bag.process_file(str(PROJECT / "dags" / f"{name}.py"))
     assert bag.import_errors == {}
-    assert set(bag.dags) == {"flight_records", "origin_dest_distances"}
+    assert sorted(bag.dags) == names
     return dict(bag.dags)
 
 
@@ -53,10 +60,11 @@ def announce(dag: DAG, summary: dict[str, Any], before: list[dict[str, Any]], **
 
 def test_from_download_to_announcement(dags: dict[str, DAG], home: Path) -> None:
     dag = dags["flight_records"]
-    path = call(dag, "download", conf=CONF)
-    staging = call(dag, "validate", path, conf=CONF)
+    (file,) = call(dag, "plan", conf=CONF)
+    staging = call(dag, "validate", call(dag, "download", file))
+    report = call(dag, "check", [staging], conf=CONF)
     assert read_manifest() is None
-    summary = call(dag, "publish", staging)
+    summary = call(dag, "publish", [staging], report)
     assert [file.parent.parent for file in month_files()] == [home / "data" / "flight_records"]
 
     (event,) = announce(dag, summary, before=[])
@@ -70,7 +78,9 @@ def test_from_download_to_announcement(dags: dict[str, DAG], home: Path) -> None
         "first_date": "2013-01-01",
         "last_date": "2013-01-31",
         "fingerprint": read_manifest().fingerprint,  # type: ignore[union-attr]
+        "quality": report,
     }
+    assert [(month["month"], month["rows"], month["failed"]) for month in report] == [("2013-01", 26_398, [])]
     with pytest.raises(AirflowSkipException, match="announced before"):
         announce(dag, summary, before=[{"fingerprint": "older"}, event.extra])
     assert len(announce(dag, summary, before=[event.extra, {"fingerprint": "newer"}])) == 1
@@ -80,12 +90,46 @@ def test_from_download_to_announcement(dags: dict[str, DAG], home: Path) -> None
 def test_the_archives_url_may_be_a_path(dags: dict[str, DAG], home: Path) -> None:
     conf = {"source": "archive", "url": str(home / "absent.jsonl.bz2")}
     with pytest.raises(DataError, match="absent"):
-        call(dags["flight_records"], "download", conf=conf)
+        call(dags["flight_records"], "download", {**conf, "months": None})
+
+
+def test_a_young_month_is_skipped_and_nothing_new_changes_nothing(dags: dict[str, DAG], home: Path) -> None:
+    dag, conf = dags["flight_records"], {"source": "bts", "months": f"{dt.datetime.now(dt.UTC):%Y-%m}"}
+    (file,) = call(dag, "plan", conf=conf)
+    with pytest.raises(AirflowSkipException, match="not published yet"):
+        call(dag, "download", {**file, "bts_url": str(home / "{year}_{month}.zip")})
+    with pytest.raises(DataError, match="none is published"):
+        call(dag, "publish", None, call(dag, "check", None, conf=conf))
+    records.import_records(NycFlights13(), months="2013-01")
+    assert call(dag, "publish", None, [])["fingerprint"] == read_manifest().fingerprint  # type: ignore[union-attr]
+
+
+def test_months_are_fetched_side_by_side_but_few(dags: dict[str, DAG]) -> None:
+    dag = dags["flight_records"]
+    for name in ("download", "validate"):
+        assert isinstance(dag.task_dict[name], DecoratedMappedOperator)
+        assert dag.task_dict[name].partial_kwargs["max_active_tis_per_dag"] == 2
+    for name in ("validate", "check", "publish"):  # a month that is skipped does not skip the others
+        assert dag.task_dict[name].trigger_rule == "none_failed"
+
+
+def test_the_newest_months_are_asked_for_where_the_bureaus_are_there(
+    dags: dict[str, DAG], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dag = dags["flight_records_newest_month"]
+    records.import_records(NycFlights13(), months="2013-01")
+    with pytest.raises(AirflowSkipException, match="no month of the Bureau's"):
+        call(dag, "missing")
+    monkeypatch.setattr(records, "months_there", lambda *_: ["2013-01"])
+    assert re.fullmatch(r"2013-02\.\.\d{4}-\d\d", call(dag, "missing"))
+    fetch = dag.task_dict["fetch"]
+    assert (fetch.trigger_dag_id, fetch.conf["source"]) == ("flight_records", "bts")
+    assert fetch.upstream_task_ids == {"missing"}
 
 
 @pytest.mark.parametrize(
     ("name", "wrong"),
-    [("source", "bts"), ("months", "2013"), ("max_bad_share", 2), ("sha256", "abc"), ("announce_unchanged", "yes")],
+    [("source", "kaggle"), ("months", "2013"), ("max_bad_share", 2), ("sha256", "abc"), ("announce_unchanged", "yes")],
 )
 def test_the_form_refuses_wrong_params(dags: dict[str, DAG], name: str, wrong: Any) -> None:
     params = dags["flight_records"].params
@@ -105,9 +149,16 @@ def test_distances_take_the_projects_file_by_default(dags: dict[str, DAG], home:
 
 
 def test_records_lead_to_distances(dags: dict[str, DAG]) -> None:
-    records, distances = dags["flight_records"], dags["origin_dest_distances"]
-    assert [task.task_id for task in records.topological_sort()] == ["download", "validate", "publish", "announce"]
-    assert records.task_dict["announce"].outlets == [RECORDS]
+    flights, distances = dags["flight_records"], dags["origin_dest_distances"]
+    assert [task.task_id for task in flights.topological_sort()] == [
+        "plan",
+        "download",
+        "validate",
+        "check",
+        "publish",
+        "announce",
+    ]
+    assert flights.task_dict["announce"].outlets == [RECORDS]
     assert distances.schedule == [RECORDS]
     assert distances.task_dict["import_pairs"].outlets == [asset(AssetName.DISTANCES)]
 

@@ -4,80 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from flight_delays.sources import DataError
 from flight_delays.sources.download import Downloaded, NotFoundError, TransferError, download
+from tests.unit.faulty_server import Server, serving
 
 CONTENT = os.urandom(300_000)
 OTHER = os.urandom(200_000)
 
 
-class Server(ThreadingHTTPServer):
-    """Serves `content`. `faults` are worked off first: ("status", n) or ("stop", bytes after which it hangs up)."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.content = CONTENT
-        self.faults: list[tuple[str, int]] = []
-        self.requests: list[dict[str, str]] = []
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/data/flights.bin"
-
-    @property
-    def etag(self) -> str:
-        return f'"{hashlib.sha256(self.content).hexdigest()[:12]}"'
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        server = self.server
-        server.requests.append(dict(self.headers))
-        kind, value = server.faults.pop(0) if server.faults else ("none", 0)
-        if kind == "status":
-            return self._answer(value, b"")
-        if self.headers["If-None-Match"] == server.etag:
-            return self._answer(304, b"")
-        start = 0
-        if self.headers["Range"] and self.headers["If-Range"] == server.etag:
-            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
-        body = server.content[start:]
-        headers = {"Content-Range": f"bytes {start}-{len(server.content) - 1}/{len(server.content)}"} if start else {}
-        return self._answer(206 if start else 200, body, headers, stop=value if kind == "stop" else len(body))
-
-    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None, stop: int | None = None) -> None:
-        self.send_response(status)
-        for name, value in {"ETag": self.server.etag, "Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body[:stop])
-        if stop is not None and stop < len(body):
-            self.close_connection = True
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    with serving() as server:
+        server.content = CONTENT
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def fetch(server: Server, folder: Path, sha256: str | None = None) -> Downloaded:

@@ -164,7 +164,7 @@ def test_bad_rows_of_a_csv_keep_the_columns_that_they_came_with(tmp_path: Path) 
     )
     records_dir = tmp_path / "records"
     staging = validate(NycFlights13(), tmp_path / "flights.csv", records_dir, max_bad_share=0.5)
-    manifest = publish(staging, records_dir)
+    manifest = publish([staging], records_dir)
     assert (manifest.rows, manifest.cancelled) == (1, 1)
     text = (records_dir / "rejected" / "nycflights13.jsonl").read_text()
     assert "NaN" not in text
@@ -179,8 +179,8 @@ def test_bad_rows_of_a_csv_keep_the_columns_that_they_came_with(tmp_path: Path) 
 def test_unknown_sources_are_refused() -> None:
     assert get_source({"source": "archive", "url": "x.jsonl", "sha256": None}) == Archive("x.jsonl")
     assert get_source({"source": "archive"}).name == "archive"
-    with pytest.raises(DataError, match="nycflights13, archive"):
-        get_source({"source": "bts"})
+    with pytest.raises(DataError, match="nycflights13, archive, bts"):
+        get_source({"source": "kaggle"})
 
 
 # --- Validation ------------------------------------------------------------------------------------------------
@@ -315,15 +315,15 @@ def test_a_publication_that_dies_half_way_is_completed_by_the_next_try(
 
     monkeypatch.setattr(records, "move_durably", die_at_the_second)
     with pytest.raises(OSError, match="No space"):
-        publish(staging, folder)
+        publish([staging], folder)
     monkeypatch.undo()
     assert read_manifest(folder) == old
     assert len(published(folder)) == 20
 
-    assert publish(staging, folder).rows == 40
+    assert publish([staging], folder).rows == 40
     assert len(published(folder)) == 40
     with pytest.raises(DataError, match="validate again"):
-        publish(staging, folder)
+        publish([staging], folder)
 
 
 def test_the_manifest_knows_the_routes_and_their_median_distance(tmp_path: Path) -> None:

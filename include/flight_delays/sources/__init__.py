@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from flight_delays.settings import get_settings
+
 if TYPE_CHECKING:
     import pandas as pd
-
 
 ARCHIVE_URL: Final = "http://s3.amazonaws.com/agile_data_science/simple_flight_delay_features.jsonl.bz2"
 """Public address of the original system's training file."""
@@ -18,6 +20,10 @@ ARCHIVE_URL: Final = "http://s3.amazonaws.com/agile_data_science/simple_flight_d
 
 class DataError(ValueError):
     """The data or a parameter is wrong: the message says what and what to do; trying again cannot help."""
+
+
+class NotPublishedError(DataError):
+    """The source will have these data, but does not have them yet."""
 
 
 class Status(StrEnum):
@@ -63,11 +69,16 @@ class SourceName(StrEnum):
 
     NYCFLIGHTS13 = "nycflights13"
     ARCHIVE = "archive"
+    BTS = "bts"
 
 
 def get_source(params: Mapping[str, Any]) -> Source:
-    """The source that `params` ask for: `source`, a `SourceName`; for one that downloads, `url` (or path), `sha256`."""
+    """The source that `params` ask for: `source`, a `SourceName`, and what it needs.
+
+    `archive`: `url` (or path) and `sha256`. `bts`: one month as `months`, see `split`; `bts_url`, else the setting.
+    """
     from flight_delays.sources.archive import Archive
+    from flight_delays.sources.bts import Bts
     from flight_delays.sources.nycflights13 import NycFlights13
 
     match params.get("source"):
@@ -75,8 +86,41 @@ def get_source(params: Mapping[str, Any]) -> Source:
             return NycFlights13()
         case SourceName.ARCHIVE:
             return Archive(params.get("url") or ARCHIVE_URL, params.get("sha256"))
+        case SourceName.BTS:
+            return Bts(params.get("bts_url") or get_settings().bts_url, params["months"])
         case other:
             raise DataError(f"unknown source {other!r}: expected one of {', '.join(SourceName)}")
+
+
+def split(params: Mapping[str, Any], there: Collection[str] = ()) -> list[dict[str, Any]]:
+    """The `params` of each file to fetch: one, but for `bts` one a month, without those `there` unless `force` is set.
+
+    Raises DataError where `bts` is asked for without `months`.
+    """
+    if params.get("source") != SourceName.BTS:
+        return [dict(params)]
+    if not params.get("months"):
+        raise DataError('source bts needs months, such as "2013-01..2013-12"')
+    first, last = month_range(params["months"])
+    months = map(month_name, range(first, last + 1))
+    return [{**params, "months": month} for month in months if params.get("force") or month not in there]
+
+
+def month_range(months: str) -> tuple[int, int]:
+    """First and last month of "2013-01" or "2013-01..2013-03", counted as year * 12 + month - 1."""
+    found = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])(?:\.\.(\d{4})-(0[1-9]|1[0-2]))?", months.strip())
+    if not found:
+        raise DataError(f'months {months!r}: expected "2013-01", or "2013-01..2013-03" for a range')
+    first = int(found[1]) * 12 + int(found[2]) - 1
+    last = int(found[3]) * 12 + int(found[4]) - 1 if found[3] else first
+    if last < first:
+        raise DataError(f"months {months!r}: the last month is before the first")
+    return first, last
+
+
+def month_name(number: int) -> str:
+    """The twin of `month_range`: "2013-01" for 2013 * 12."""
+    return f"{number // 12:04}-{number % 12 + 1:02}"
 
 
 def status_of(departure_delay: pd.Series[float], arrival_delay: pd.Series[float]) -> pd.Series[str]:

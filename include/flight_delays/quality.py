@@ -1,0 +1,156 @@
+"""The quality report of staged flight records: each month by itself, and against the month before.
+
+pandera checks the rows once more, now as they will be published and as a whole (types, nulls, ranges, duplicates),
+and whether a month fits the one before; the distances between distributions are scipy's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from flight_delays import records
+from flight_delays.settings import Settings
+from flight_delays.sources import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pandera.pandas as pa
+
+log = logging.getLogger(__name__)
+
+_NUMBERS: Final = ("DepDelay", "ArrDelay", "Distance")
+_CATEGORIES: Final = ("Carrier", "Origin", "Dest")
+
+
+def report(stagings: Iterable[str | Path], settings: Settings, *, accept: bool = False) -> list[dict[str, Any]]:
+    """One entry a staged month, in the order of time, ready for JSON; also logged as a table.
+
+    `max_month_shift` bounds the distance 0..1 to the month before (Kolmogorov-Smirnov for numbers, Jensen-Shannon for
+    categories), `min_month_rows` the share of its rows that a month must have. Raises DataError where a month fails
+    and is not to be accepted (`accept`) all the same; nothing was published then.
+    """
+    import pandas as pd
+
+    records_dir, limits = settings.records, {"max_shift": settings.max_month_shift, "min_rows": settings.min_month_rows}
+    staged = [(folder, manifest) for folder in map(Path, stagings) if (manifest := records.read_manifest(folder))]
+    current = records.read_manifest(records_dir)
+    published = [(records_dir, current)] if current and staged and current.source == staged[0][1].source else []
+    files = {
+        month.month: folder / month.path for folder, manifest in [*published, *staged] for month in manifest.months
+    }
+    entries = []
+    for month in sorted(month.month for _, manifest in staged for month in manifest.months):
+        before = files.get(str(pd.Period(month) - 1))
+        entries.append({"month": month, **_month(_read(files[month]), _read(before) if before else None, **limits)})
+    columns = ["month", "rows", "nulls", "duplicates", "shift"]
+    for _, manifest in staged:
+        log.info(
+            "read from %s: %s flown, %s cancelled, %s diverted, set aside: %s",
+            ", ".join(month.month for month in manifest.months),
+            *(f"{count:,}" for count in (manifest.rows, manifest.cancelled, manifest.diverted)),
+            manifest.rejected or "none",
+        )
+    if entries:
+        table = pd.DataFrame(entries)
+        ranges = pd.DataFrame(
+            [{name: f"{low:g}..{high:g}" for name, (low, high) in entry["ranges"].items()} for entry in entries]
+        )
+        shift = table["shift"].map(lambda each: ", ".join(f"{name} {value:.2f}" for name, value in each.items()) or "-")
+        wrong = table["failed"].map(lambda each: "; ".join(each) or "good").rename("verdict")
+        shown = pd.concat([table[columns[:-1]], ranges, shift, wrong], axis=1)
+        log.info("quality by month, with the shift (0..1) against the month before:\n%s", shown.to_string(index=False))
+    bad = {entry["month"]: entry["failed"] for entry in entries if entry["failed"]}
+    if bad and not accept:
+        raise DataError(
+            f"{len(bad)} of {len(entries)} months fail the quality checks: {bad}. Nothing was published. Look at these "
+            "months; if they are right all the same, trigger again with accept_bad_months"
+        )
+    return entries
+
+
+def schema(before_rows: int, shift: dict[str, float], *, max_shift: float, min_rows: float) -> pa.DataFrameSchema:
+    """What a month must fulfil: the contract's types and ranges, each flight once, and a likeness to the month before.
+
+    `shift` holds its distances to the month before, which had `before_rows` rows (0: there is none).
+    """
+    import pandera.pandas as pa
+
+    columns = {name: pa.Column(float, pa.Check.in_range(*bounds)) for name, bounds in records.NUMBERS.items()}
+    columns |= {
+        name: pa.Column(checks=pa.Check(_matches(pattern), name=f"matches {pattern}"))
+        for name, pattern in records.TEXTS.items()
+    }
+    columns |= {
+        name: pa.Column("int32", pa.Check.in_range(1, last))
+        for name, last in (("DayOfMonth", 31), ("DayOfWeek", 7), ("DayOfYear", 366))
+    }
+    columns["FlightDate"] = pa.Column("datetime64[ms]")
+    checks = [
+        pa.Check(
+            lambda rows: len(rows) >= min_rows * before_rows,
+            name=f"at least {min_rows:.0%} of the {before_rows:,} rows of the month before",
+        )
+    ]
+    checks += [
+        pa.Check(
+            lambda _, value=value: value <= max_shift, name=f"{name} shifted by {value:.2f}, more than {max_shift:.2f}"
+        )
+        for name, value in shift.items()
+    ]
+    return pa.DataFrameSchema(columns, checks=checks, unique=list(records.KEY), strict=True)
+
+
+def _matches(pattern: str) -> Any:
+    # few values, many rows: each value is looked at once
+    return lambda texts: texts.cat.remove_unused_categories().cat.categories.str.fullmatch(pattern).all()
+
+
+def _month(rows: pd.DataFrame, before: pd.DataFrame | None, *, max_shift: float, min_rows: float) -> dict[str, Any]:
+    from pandera.errors import SchemaErrors
+
+    shift = {} if before is None else _shift(rows, before)
+    failed: list[str] = []
+    try:
+        expected = schema(0 if before is None else len(before), shift, max_shift=max_shift, min_rows=min_rows)
+        expected.validate(rows, lazy=True)
+    except SchemaErrors as error:
+        cases = error.failure_cases
+        counts = cases.groupby([cases["column"].astype(str), cases["check"].astype(str)], sort=False).size()
+        failed = [
+            check if column == "None" else f"{column}: {check} ({count})" for (column, check), count in counts.items()
+        ]
+    return {
+        "rows": len(rows),
+        "nulls": int(rows.isna().sum().sum()),
+        "duplicates": int(rows.duplicated(list(records.KEY)).sum()),
+        "ranges": {name: [float(rows[name].min()), float(rows[name].max())] for name in _NUMBERS},
+        "shift": {name: round(value, 4) for name, value in shift.items()},
+        "failed": failed,
+    }
+
+
+def _shift(rows: pd.DataFrame, before: pd.DataFrame) -> dict[str, float]:
+    """Distances 0..1 between two months: for numbers the largest gap between the cumulative distributions."""
+    import pandas as pd
+    from scipy.spatial.distance import jensenshannon
+    from scipy.stats import ks_2samp
+
+    shift = {name: float(ks_2samp(rows[name], before[name], method="asymp").statistic) for name in _NUMBERS}
+    for name in _CATEGORIES:
+        counts = pd.concat([each[name].astype(str).value_counts() for each in (rows, before)], axis=1).fillna(0)
+        shift[name] = float(jensenshannon(counts.iloc[:, 0], counts.iloc[:, 1], base=2))
+    return shift
+
+
+def _read(path: Path) -> pd.DataFrame:
+    from pyarrow import parquet
+
+    return parquet.read_table(path).to_pandas(strings_to_categorical=True, date_as_object=False)  # type: ignore[no-any-return]
+
+
+def _source(staging: Path) -> str | None:
+    manifest = records.read_manifest(staging)
+    return manifest.source if manifest else None

@@ -1,0 +1,118 @@
+"""The Bureau of Transportation Statistics' monthly On-Time files: all domestic flights of the larger US carriers."""
+
+from __future__ import annotations
+
+import datetime as dt
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from flight_delays.sources import Chunk, DataError, NotPublishedError, SourceName, Status, status_of
+from flight_delays.sources.download import NotFoundError, download
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_BLOCK_BYTES: Final = 16 << 20
+_PUBLISHED_AFTER: Final = dt.timedelta(days=120)
+"""The Bureau publishes a month some two to three months after its end; later than this, a 404 is a fault."""
+_COLUMNS: Final = {
+    "FlightDate": "FlightDate",
+    "Reporting_Airline": "Carrier",
+    "Flight_Number_Reporting_Airline": "FlightNum",
+    "Origin": "Origin",
+    "Dest": "Dest",
+    "CRSDepTime": "CRSDepTime",
+    "CRSArrTime": "CRSArrTime",
+    "DepDelay": "DepDelay",
+    "ArrDelay": "ArrDelay",
+    "Distance": "Distance",
+    "Cancelled": "Cancelled",
+    "Diverted": "Diverted",
+}
+
+
+@dataclass(frozen=True)
+class Bts:
+    """Source `bts`: the zip of CSV of one `month` ("2013-01") at `url`, a template with {year} and {month}.
+
+    The Bureau publishes no checksums; the zip's own CRC is checked when it is read to its end.
+    """
+
+    url: str
+    month: str
+    name: str = SourceName.BTS.value
+
+    def fetch(self, downloads: Path) -> Path:
+        """Also raises NotPublishedError where the month is too young to be an error when it is not there."""
+        first = dt.date.fromisoformat(f"{self.month}-01")
+        try:
+            # "{month}" is 1 .. 12 without a zero, as in the Bureau's names; "{month:02}" has one
+            url = self.url.format(year=first.year, month=first.month)
+        except (LookupError, ValueError) as error:
+            raise DataError(f"{self.url} is no template of {{year}} and {{month}}: {error}") from error
+        try:
+            path = download(url, downloads).path
+        except NotFoundError as error:
+            if dt.datetime.now(dt.UTC).date() - _PUBLISHED_AFTER < first + dt.timedelta(days=31):
+                raise NotPublishedError(f"{self.month} is not published yet: {error}") from error
+            raise
+        try:
+            with zipfile.ZipFile(path):
+                return path
+        except zipfile.BadZipFile as error:
+            if path.is_relative_to(downloads.absolute()):
+                path.unlink()  # else the server would say for ever that it is unchanged
+            raise DataError(f"{url} is not a whole zip file ({error}): fetch it again, or later") from error
+
+    def chunks(self, path: Path) -> Iterator[Chunk]:
+        import pyarrow as pa
+        from pyarrow import csv
+
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [name for name in archive.namelist() if name.lower().endswith(".csv")]
+                if len(names) != 1:  # the Bureau's have a readme.html, too
+                    raise DataError(
+                        f"{path} holds {len(names)} CSV files ({', '.join(names)}): exactly one is expected"
+                    )
+                with archive.open(names[0]) as file:
+                    reader = csv.open_csv(
+                        file,
+                        csv.ReadOptions(block_size=_BLOCK_BYTES),
+                        convert_options=csv.ConvertOptions(
+                            include_columns=list(_COLUMNS),
+                            column_types=dict.fromkeys(_COLUMNS, pa.string()),
+                            strings_can_be_null=True,
+                            quoted_strings_can_be_null=True,
+                            null_values=[""],
+                        ),
+                    )
+                    for batch in reader:
+                        yield self._chunk(batch.to_pandas(), path)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise DataError(f"{path} is damaged or cut off ({error}): delete it and fetch it again") from error
+        except (pa.ArrowInvalid, pa.ArrowKeyError) as error:  # no CSV, other columns, not UTF-8
+            raise DataError(
+                f"{path} is not as the Bureau's On-Time files are: {error}. Expected are, in UTF-8 and with commas, "
+                f"the columns {', '.join(_COLUMNS)}"
+            ) from error
+
+    def _chunk(self, raw: pd.DataFrame, path: Path) -> Chunk:
+        import pandas as pd
+
+        rows = raw.rename(columns=_COLUMNS)
+        date = pd.to_datetime(rows["FlightDate"], format="%Y-%m-%d", errors="coerce")
+        strangers = date.notna() & (date.dt.to_period("M") != pd.Period(self.month))
+        if strangers.any():
+            raise DataError(f"{path} holds a flight of {date[strangers].iloc[0]:%Y-%m-%d}: expected is {self.month}")
+        rows["FlightDate"] = date
+        for column in ("CRSDepTime", "CRSArrTime"):  # "2400" is midnight at the day's end
+            rows[column] = rows[column].str.zfill(4).replace("2400", "0000")
+        status = status_of(rows["DepDelay"], rows["ArrDelay"])
+        for flag, name in ((Status.DIVERTED, "Diverted"), (Status.CANCELLED, "Cancelled")):
+            status[pd.to_numeric(rows.pop(name), errors="coerce") == 1] = flag.value
+        return Chunk(rows, raw, status)

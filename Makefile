@@ -74,7 +74,7 @@ schemas: .venv ## write the messages' JSON Schemas into docs/schemas
 
 lock: ## compile the locked requirements from pyproject.toml
 	.venv/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
-	  pyproject.toml -o requirements.txt
+	  pyproject.toml -c stack/constraints.in -o requirements.txt
 	.venv/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 	  --group pyproject.toml:dev pyproject.toml -c requirements.txt -o requirements-dev.txt
 	.venv/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \

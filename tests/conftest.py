@@ -91,7 +91,8 @@ def _free(port: int) -> bool:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Kafka, with the contract's topics, and MongoDB; nothing else."""
-    from confluent_kafka.admin import AdminClient
+    from confluent_kafka import Producer
+    from confluent_kafka.admin import AdminClient, NewTopic
 
     from flight_delays.topics import ensure_topics
 
@@ -104,7 +105,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     try:
         found.await_ready("mongo")
         found.await_ready("kafka")
-        ensure_topics(AdminClient({"bootstrap.servers": settings.kafka_bootstrap}), settings)
+        admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+        # The first message that a broker ever takes may need more than the 3 s that the web app waits.
+        admin.create_topics([NewTopic("warm-up", 1)])["warm-up"].result()
+        producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "enable.idempotence": True})
+        producer.produce("warm-up", b"")
+        assert producer.flush(60) == 0
+        admin.delete_topics(["warm-up"])["warm-up"].result()
+        ensure_topics(admin, settings)
         yield found
     finally:
         supervisor.stop()

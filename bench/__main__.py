@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from bench import report
@@ -26,6 +26,9 @@ def main() -> None:
     parser.add_argument(
         "--only", choices=SECTIONS, action="append", help="one section (may be repeated); writes nothing"
     )
+    parser.add_argument(
+        "--durations", type=int, nargs="+", metavar="SECONDS", help="real-time batch durations that are compared"
+    )
     parser.add_argument("--render", type=Path, metavar="FILE", help="write the report of results kept in a file")
     options = parser.parse_args()
     if options.render:
@@ -38,6 +41,8 @@ def main() -> None:
     settings = own_settings(home / "var")
     artifacts.fetch(settings)
     results, failures = Results(), []
+    plan = QUICK if options.quick else Plan()
+    plan = replace(plan, durations=tuple(options.durations or plan.durations))
     results.machine = report.machine()
     try:
         with installation(settings, fresh_clone="startup" in sections) as inst:
@@ -46,7 +51,7 @@ def main() -> None:
                 inst.up()
             for name in sections:
                 _say(begin, name)
-                failures += _run(name, inst, QUICK if options.quick else Plan(), results)
+                failures += _run(name, inst, plan, results)
             _say(begin, "make down")
             inst.down()
     finally:

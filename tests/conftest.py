@@ -177,11 +177,16 @@ def mongo(stack: Stack) -> Iterator[Database[dict[str, Any]]]:
     database.client.close()
 
 
+NO_MOUNT = "small file systems cannot be mounted here"
+"""The one reason for which CI may leave out tests, those of full disks: its container may forbid what they need."""
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI nothing may be skipped: a run that left out the real services or the browser proves nothing."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter else []
+    skipped = [report for report in skipped if NO_MOUNT not in str(report.longrepr)]
     if os.environ.get("CI") == "true" and skipped:
         reporter.write_line(f"{len(skipped)} tests were skipped, which CI does not allow", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short trial of 5 minutes; writes to var/bench")
     parser.add_argument(
-        "--only", choices=SECTIONS, action="append", help="one section (may be repeated); writes nothing"
+        "--only", choices=SECTIONS, action="append", help="one section (may be repeated); writes no report"
     )
     parser.add_argument(
         "--durations", type=int, nargs="+", metavar="SECONDS", help="real-time batch durations that are compared"
@@ -57,12 +57,12 @@ def main() -> None:
     finally:
         shutil.rmtree(home, ignore_errors=True)
     results.minutes = (time.monotonic() - begin) / 60
+    kept = Path(tempfile.gettempdir()) / "flights-bench-results.json"
+    kept.write_text(json.dumps(asdict(results)))
+    _say(begin, f"results kept in {kept}")
     if not options.only:
         output = PROJECT / "var" / "bench" if options.quick else PROJECT / "docs"
         output.mkdir(parents=True, exist_ok=True)
-        kept = Path(tempfile.gettempdir()) / "flights-bench-results.json"
-        kept.write_text(json.dumps(asdict(results)))
-        _say(begin, f"results kept in {kept}")
         report.write(results, output)
         _say(begin, f"wrote {(output / 'benchmarks.md').relative_to(PROJECT)}")
     _say(begin, f"done; failed: {', '.join(failures) or 'none'}")

@@ -48,22 +48,10 @@ def services(settings: Settings, secrets: Secrets) -> list[Service]:
             _web_ready,
             ports=("port_web",),
         ),
-        # The tasks' API is a process of its own: the other one writes its log of people's actions while it can do
-        # nothing else. With SQLite's one writer at a time it then waits for a task's request in the same process,
-        # which waits for it: both for 5 s, until one fails with status 500. Seen in docs/architecture.md.
-        Service(
-            "airflow-execution-api",
-            [str(BIN / "airflow"), "api-server", "--apps", "execution", *_api_server(settings.port_airflow_execution)],
-            _execution_api_ready,
-            environment=airflow,
-            autostart=False,
-            stop_seconds=30,
-            ports=("port_airflow_execution",),
-        ),
         *(
             Service(
                 f"airflow-{name}",
-                [*_alone(settings, f"airflow-{name}"), str(BIN / "airflow"), name, *arguments],
+                [*_alone(settings, f"airflow-{name}"), str(BIN / "airflow"), *arguments],
                 ready,
                 environment=airflow,
                 autostart=False,  # after the metadata database is migrated
@@ -71,15 +59,24 @@ def services(settings: Settings, secrets: Secrets) -> list[Service]:
                 ports=ports,
             )
             for name, arguments, ready, ports in (
+                # The tasks' API is a process of its own: the other one writes its log of people's actions while it can
+                # do nothing else. With SQLite's one writer at a time it then waits for a task's request in the same
+                # process, which waits for it: both for 5 s, until one fails with status 500 (docs/architecture.md).
+                (
+                    "execution-api",
+                    _api_server("execution", settings.port_airflow_execution),
+                    _execution_api_ready,
+                    ("port_airflow_execution",),
+                ),
                 (
                     "api-server",
-                    ["--apps", "core", *_api_server(settings.port_airflow)],
+                    _api_server("core", settings.port_airflow),
                     _airflow_ready("metadatabase"),
                     ("port_airflow",),
                 ),
-                ("scheduler", ["--skip-serve-logs"], _airflow_ready("scheduler"), ()),
-                ("dag-processor", [], _airflow_ready("dag_processor"), ()),
-                ("triggerer", ["--skip-serve-logs"], _airflow_ready("triggerer"), ()),
+                ("scheduler", ["scheduler", "--skip-serve-logs"], _airflow_ready("scheduler"), ()),
+                ("dag-processor", ["dag-processor"], _airflow_ready("dag_processor"), ()),
+                ("triggerer", ["triggerer", "--skip-serve-logs"], _airflow_ready("triggerer"), ()),
             )
         ),
     ]
@@ -289,8 +286,8 @@ def _alone(settings: Settings, name: str) -> list[str]:
     return [sys.executable, "-m", "stack.alone", str(settings.home / "run" / f"{name}.group")]
 
 
-def _api_server(port: int) -> list[str]:
-    return ["--host", LOOPBACK, "--port", str(port), "--workers", "1"]
+def _api_server(apps: str, port: int) -> list[str]:
+    return ["api-server", "--apps", apps, "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
 
 
 def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:

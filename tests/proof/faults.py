@@ -153,7 +153,7 @@ def small_disks(folders: dict[Path, int]) -> Iterator[None]:
 
 
 class Clock:
-    """The wall clock of processes that start with `environment`: `jump` moves it while they run. Needs a C compiler."""
+    """The wall clock of processes that start within `worn`: `jump` moves it while they run. Needs a C compiler."""
 
     def __init__(self, folder: Path) -> None:
         self._library, self._offset = folder / "jumping_clock.so", folder / "clock"
@@ -162,10 +162,16 @@ class Clock:
         subprocess.run(command, check=True, capture_output=True, text=True)
         self._offset.write_bytes(struct.pack("q", 0))
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """For the processes whose clock is to jump."""
-        return {"LD_PRELOAD": str(self._library), "JUMPING_CLOCK": str(self._offset)}
+    @contextmanager
+    def worn(self) -> Iterator[None]:
+        """Processes that are started within have this clock."""
+        variables = {"LD_PRELOAD": str(self._library), "JUMPING_CLOCK": str(self._offset)}
+        os.environ.update(variables)
+        try:
+            yield
+        finally:
+            for name in variables:
+                del os.environ[name]
 
     def jump(self, seconds: int) -> None:
         """The wall clock is so far off from now on."""

@@ -34,6 +34,13 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
     return Clock(tmp_path_factory.mktemp("clock"))
 
 
+def start(stack: Stack, clock: Clock) -> None:
+    """The engines, with a clock that can jump."""
+    wanted = services(stack.settings, stack.secrets)
+    with clock.worn():
+        stack.supervisor.start([service for service in wanted if service.name in ENGINES])
+
+
 @pytest.fixture(scope="module")
 def engines(line: Stack, clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The line without Airflow, with `line`'s model and records, on small disks and with a clock that can jump."""
@@ -46,10 +53,7 @@ def engines(line: Stack, clock: Clock, tmp_path_factory: pytest.TempPathFactory)
     supervisor = Supervisor(settings, secrets)
     stack = Stack(settings, supervisor, secrets)
     with faults.small_disks({home / "kafka": 400, home / "mongo": 96}):
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in clock.environment.items():
-                patch.setenv(name, value)
-            supervisor.start([service for service in services(settings, secrets) if service.name in ENGINES])
+        start(stack, clock)
         try:
             for name in ENGINES:
                 stack.await_ready(name)
@@ -130,10 +134,6 @@ def test_the_clock_jumps(engines: Stack, witness: Witness, clock: Clock) -> None
 def test_everything_is_stopped_in_the_middle(engines: Stack, witness: Witness, clock: Clock) -> None:
     engines.supervisor.stop()
     assert faults.orphans(engines.settings.home, 0) == []
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in clock.environment.items():
-            patch.setenv(name, value)
-        wanted = services(engines.settings, engines.secrets)
-        engines.supervisor.start([service for service in wanted if service.name in ENGINES])
+    start(engines, clock)
     faults.recovered(witness, time.monotonic())
     settled(witness, engines)

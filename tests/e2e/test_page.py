@@ -12,10 +12,10 @@ from playwright.sync_api import Browser, Page, expect
 from pymongo.database import Database
 
 from flight_delays.contract import BUCKETS, Collection
+from tests.web.form import FORM
 
 pytestmark = [pytest.mark.browser, pytest.mark.integration]
 
-FORM = "/flights/delays/predict_kafka"
 NOWHERE = "127.0.0.1:1"
 
 

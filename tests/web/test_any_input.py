@@ -17,21 +17,10 @@ from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from flight_delays.contract import REQUEST_TOPIC, Request
+from tests.web.form import FLIGHT, FORM, RESPONSE, SUBMIT
 from webapp.forms import FlightForm
 
 pytestmark = pytest.mark.integration
-
-FORM = "/flights/delays/predict_kafka"
-SUBMIT = "/flights/delays/predict/classify_realtime"
-RESPONSE = f"{SUBMIT}/response/"
-FLIGHT = {
-    "DepDelay": "5",
-    "Carrier": "AA",
-    "FlightDate": "2016-12-25",
-    "Origin": "ATL",
-    "Dest": "SFO",
-    "FlightNum": "1519",
-}
 
 _PROPERTY = settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

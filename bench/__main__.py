@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from bench import report
@@ -24,7 +24,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short trial of 5 minutes; writes to var/bench")
     parser.add_argument(
-        "--only", choices=SECTIONS, action="append", help="one section (may be repeated); writes nothing"
+        "--only", choices=SECTIONS, action="append", help="one section (may be repeated); writes no report"
+    )
+    parser.add_argument(
+        "--durations", type=int, nargs="+", metavar="SECONDS", help="real-time batch durations that are compared"
     )
     parser.add_argument("--render", type=Path, metavar="FILE", help="write the report of results kept in a file")
     options = parser.parse_args()
@@ -38,6 +41,8 @@ def main() -> None:
     settings = own_settings(home / "var")
     artifacts.fetch(settings)
     results, failures = Results(), []
+    plan = QUICK if options.quick else Plan()
+    plan = replace(plan, durations=tuple(options.durations or plan.durations))
     results.machine = report.machine()
     try:
         with installation(settings, fresh_clone="startup" in sections) as inst:
@@ -46,18 +51,18 @@ def main() -> None:
                 inst.up()
             for name in sections:
                 _say(begin, name)
-                failures += _run(name, inst, QUICK if options.quick else Plan(), results)
+                failures += _run(name, inst, plan, results)
             _say(begin, "make down")
             inst.down()
     finally:
         shutil.rmtree(home, ignore_errors=True)
     results.minutes = (time.monotonic() - begin) / 60
+    kept = Path(tempfile.gettempdir()) / "flights-bench-results.json"
+    kept.write_text(json.dumps(asdict(results)))
+    _say(begin, f"results kept in {kept}")
     if not options.only:
         output = PROJECT / "var" / "bench" if options.quick else PROJECT / "docs"
         output.mkdir(parents=True, exist_ok=True)
-        kept = Path(tempfile.gettempdir()) / "flights-bench-results.json"
-        kept.write_text(json.dumps(asdict(results)))
-        _say(begin, f"results kept in {kept}")
         report.write(results, output)
         _say(begin, f"wrote {(output / 'benchmarks.md').relative_to(PROJECT)}")
     _say(begin, f"done; failed: {', '.join(failures) or 'none'}")

@@ -34,12 +34,7 @@ def documents(messages: DataFrame, model: PipelineModel, version: str) -> DataFr
     """Kafka rows -> the documents that the web app looks for: `_id` is the UUID."""
     judged = streaming_predictor.validate(streaming_predictor.parse(messages)).where(F.col("invalid").isNull())
     predicted = streaming_predictor.predict(judged, model, version, 0)
-    return predicted.select(
-        F.col("UUID").alias("_id"),
-        *streaming_predictor.request_fields(),
-        *sorted(streaming_predictor.RECOMPUTED),
-        *("Route", "Prediction", "Probability", "ModelVersion", "Deployment", "RequestPartition", "RequestOffset"),
-    )
+    return predicted.select(F.col("UUID").alias("_id"), *streaming_predictor.response_fields())
 
 
 @contextmanager

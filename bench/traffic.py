@@ -23,9 +23,9 @@ from typing import Any, Final
 
 import aiohttp
 
+from flight_delays.contract import SUBMIT_PATH
 from flight_delays.settings import LOOPBACK, get_settings
 
-PLACE: Final = "/flights/delays/predict/classify_realtime"
 FIELDS: Final = ("Carrier", "FlightDate", "FlightNum", "Origin", "Dest", "DepDelay")
 _POST_SECONDS: Final = 30.0
 _FIRST_PAUSE_SECONDS: Final = 0.05
@@ -131,7 +131,7 @@ async def send(
 async def _submit(session: aiohttp.ClientSession, one: Exchange) -> None:
     one.sent = time.monotonic()
     try:
-        async with asyncio.timeout(_POST_SECONDS), session.post(PLACE, data=one.flight) as response:
+        async with asyncio.timeout(_POST_SECONDS), session.post(SUBMIT_PATH, data=one.flight) as response:
             one.status, accepted = response.status, time.monotonic()
             if response.status == 202:
                 one.uuid, one.accepted = (await response.json())["id"], accepted
@@ -144,7 +144,7 @@ async def _submit(session: aiohttp.ClientSession, one: Exchange) -> None:
 async def _await_answer(session: aiohttp.ClientSession, one: Exchange, seconds: float, poll_seconds: float) -> None:
     deadline = time.monotonic() + seconds
     pause = _FIRST_PAUSE_SECONDS
-    place = f"{PLACE}/response/{one.uuid}"
+    place = f"{SUBMIT_PATH}/response/{one.uuid}"
     while (left := deadline - time.monotonic()) > 0:
         asked = time.monotonic()
         wait = min(left, poll_seconds)

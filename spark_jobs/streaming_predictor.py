@@ -58,6 +58,15 @@ def request_fields() -> dict[str, dict[str, Any]]:
     return fields
 
 
+def response_fields() -> list[str]:
+    """The columns of an answer, in the order of its JSON."""
+    return [
+        *request_fields(),
+        *sorted(RECOMPUTED),
+        *("Route", "Prediction", "Probability", "ModelVersion", "Deployment", "RequestPartition", "RequestOffset"),
+    ]
+
+
 def read_requests(spark: SparkSession, settings: Settings, starting_offsets: str = "earliest") -> DataFrame:
     """The request topic as a stream; `starting_offsets` ("earliest" or JSON) counts only for a new checkpoint."""
     return (
@@ -98,11 +107,9 @@ def _strict_json(text: Column) -> Column:
     a value, in an object only `,` or `}`, and after the comma the one wants a value, the other a name and a colon: so
     only what is a value and nothing else can stand in both.
     """
-    in_object, in_array = (
-        F.try_parse_json(F.concat(F.lit('{"a":'), text, F.lit("}"))),
-        F.concat(F.lit("["), text, F.lit("]")),
-    )
-    return F.when(F.try_parse_json(in_array).isNotNull(), F.try_variant_get(in_object, "$.a", "variant"))
+    in_object = F.try_parse_json(F.concat(F.lit('{"a":'), text, F.lit("}")))
+    in_array = F.try_parse_json(F.concat(F.lit("["), text, F.lit("]")))
+    return F.when(in_array.isNotNull(), F.try_variant_get(in_object, "$.a", "variant"))
 
 
 def validate(parsed: DataFrame) -> DataFrame:
@@ -156,8 +163,7 @@ def _checks(name: str, spec: dict[str, Any]) -> list[Column]:
     if spec["required"]:
         checks.insert(0, _when(~present, Reason.MISSING_FIELD, name))
     if "pattern" in spec:
-        # Java's $ also matches before a final line break; \z does not.
-        checks.append(_when(~value.rlike(spec["pattern"].removesuffix("$") + r"\z"), Reason.INVALID_FORMAT, name))
+        checks.append(_when(~_matches(value, spec["pattern"]), Reason.INVALID_FORMAT, name))
     if "minimum" in spec:
         inside = value.between(spec["minimum"], spec["maximum"]) & ~F.isnan(value)
         checks.append(_when(present & ~inside, Reason.OUT_OF_RANGE, name))
@@ -167,6 +173,11 @@ def _checks(name: str, spec: dict[str, Any]) -> list[Column]:
         first, last = F.lit(spec["formatMinimum"]).cast("date"), F.lit(spec["formatMaximum"]).cast("date")
         checks.append(_when(~day.between(first, last), Reason.OUT_OF_RANGE, name))
     return checks
+
+
+def _matches(text: Column, pattern: str) -> Column:
+    # Java's $ also matches before a final line break; \z does not.
+    return text.rlike(pattern.removesuffix("$") + r"\z")
 
 
 def _when(condition: Column, reason: Reason, field: str | None = None) -> Column:
@@ -211,11 +222,6 @@ def predict(requests: DataFrame, model: PipelineModel, version: str, deployment:
 
 def route(predicted: DataFrame) -> DataFrame:
     """The rows for Kafka (`topic`, `key`, `value`): a response for a valid request, else a dead letter."""
-    response = [
-        *request_fields(),
-        *sorted(RECOMPUTED),
-        *("Route", "Prediction", "Probability", "ModelVersion", "Deployment", "RequestPartition", "RequestOffset"),
-    ]
     payload = F.make_valid_utf8(F.substring("payload", 1, PAYLOAD_BYTES).cast("string"))
     # Not one readable field: at least the UUID, so that who asked hears of it (Python writes NaN into its JSON).
     found = F.when(F.col("json").isNull(), F.regexp_extract(payload, rf'"UUID"\s*:\s*"({UUID_PATTERN[1:-1]})"', 1))
@@ -235,12 +241,12 @@ def route(predicted: DataFrame) -> DataFrame:
     return predicted.select(
         F.when(valid, F.lit(RESPONSE_TOPIC)).otherwise(F.lit(DEAD_LETTER_TOPIC)).alias("topic"),
         F.coalesce(uuid, F.col("key")).alias("key"),
-        F.when(valid, F.to_json(F.struct(*response))).otherwise(rejected).alias("value"),
+        F.when(valid, F.to_json(F.struct(*response_fields()))).otherwise(rejected).alias("value"),
     )
 
 
 def _uuid(text: Column) -> Column:
-    return F.when(text.rlike(UUID_PATTERN.removesuffix("$") + r"\z"), F.lower(text))
+    return F.when(_matches(text, UUID_PATTERN), F.lower(text))
 
 
 def answers(messages: DataFrame, model: PipelineModel, version: str, deployment: int) -> DataFrame:

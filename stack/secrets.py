@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import secrets
+import stat
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -50,7 +51,8 @@ def write_private(path: os.PathLike[str], text: str) -> None:
     So on a full disk the commands that only look still work.
     """
     with suppress(FileNotFoundError):
-        if Path(path).read_text() == text:
+        there = Path(path)
+        if stat.S_IMODE(there.stat().st_mode) == 0o600 and there.read_text() == text:
             return
     staged = f"{os.fspath(path)}.{os.getpid()}"
     with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

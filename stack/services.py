@@ -48,22 +48,10 @@ def services(settings: Settings, secrets: Secrets) -> list[Service]:
             _web_ready,
             ports=("port_web",),
         ),
-        # The tasks' API is a process of its own: the other one writes its log of people's actions while it can do
-        # nothing else. With SQLite's one writer at a time it then waits for a task's request in the same process,
-        # which waits for it: both for 5 s, until one fails with status 500. Seen in docs/architecture.md.
-        Service(
-            "airflow-execution-api",
-            [str(BIN / "airflow"), "api-server", "--apps", "execution", *_api_server(settings.port_airflow_execution)],
-            _execution_api_ready,
-            environment=airflow,
-            autostart=False,
-            stop_seconds=30,
-            ports=("port_airflow_execution",),
-        ),
         *(
             Service(
                 f"airflow-{name}",
-                [*_alone(settings, f"airflow-{name}"), str(BIN / "airflow"), name, *arguments],
+                [*_alone(settings, f"airflow-{name}"), str(BIN / "airflow"), *arguments],
                 ready,
                 environment=airflow,
                 autostart=False,  # after the metadata database is migrated
@@ -71,15 +59,24 @@ def services(settings: Settings, secrets: Secrets) -> list[Service]:
                 ports=ports,
             )
             for name, arguments, ready, ports in (
+                # The tasks' API is a process of its own: the other one writes its log of people's actions while it can
+                # do nothing else. With SQLite's one writer at a time it then waits for a task's request in the same
+                # process, which waits for it: both for 5 s, until one fails with status 500 (docs/architecture.md).
+                (
+                    "execution-api",
+                    _api_server("execution", settings.port_airflow_execution),
+                    _execution_api_ready,
+                    ("port_airflow_execution",),
+                ),
                 (
                     "api-server",
-                    ["--apps", "core", *_api_server(settings.port_airflow)],
+                    _api_server("core", settings.port_airflow),
                     _airflow_ready("metadatabase"),
                     ("port_airflow",),
                 ),
-                ("scheduler", ["--skip-serve-logs"], _airflow_ready("scheduler"), ()),
-                ("dag-processor", [], _airflow_ready("dag_processor"), ()),
-                ("triggerer", ["--skip-serve-logs"], _airflow_ready("triggerer"), ()),
+                ("scheduler", ["scheduler", "--skip-serve-logs"], _airflow_ready("scheduler"), ()),
+                ("dag-processor", ["dag-processor"], _airflow_ready("dag_processor"), ()),
+                ("triggerer", ["triggerer", "--skip-serve-logs"], _airflow_ready("triggerer"), ()),
             )
         ),
     ]
@@ -203,7 +200,9 @@ def _spark_connect(settings: Settings) -> Service:
         "spark.sql.shuffle.partitions": "2",
         "spark.local.dir": str(folder / "tmp"),
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
-        "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:+ExitOnOutOfMemoryError",
+        # One method of the code that Spark generates for the query has more than 8,000 bytes: too long for the JVM to
+        # compile, unless told to. Interpreted, a request costs half as much again.
+        "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:+ExitOnOutOfMemoryError -XX:-DontCompileHugeMethods",
         # Its cache of models lies in the temporary folder, under a name that is the same for every user of a machine.
         "spark.driver.defaultJavaOptions": f"-Djava.io.tmpdir={folder / 'tmp'}",
     }
@@ -289,8 +288,8 @@ def _alone(settings: Settings, name: str) -> list[str]:
     return [sys.executable, "-m", "stack.alone", str(settings.home / "run" / f"{name}.group")]
 
 
-def _api_server(port: int) -> list[str]:
-    return ["--host", LOOPBACK, "--port", str(port), "--workers", "1"]
+def _api_server(apps: str, port: int) -> list[str]:
+    return ["api-server", "--apps", apps, "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
 
 
 def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:

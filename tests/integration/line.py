@@ -16,8 +16,7 @@ from flight_delays.contract import REQUEST_TOPIC
 from flight_delays.names import DagId
 from stack.airflow_api import ACTIVE, AirflowApi
 from tests.conftest import Stack
-
-PLACE = "/flights/delays/predict/classify_realtime"
+from tests.web.form import RESPONSE
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -72,7 +71,7 @@ def messages_on(line: Stack, topic: str) -> list[Message]:
 
 
 def answer(line: Stack, uuid: str, wait: float = 20) -> dict[str, Any]:
-    return httpx.get(f"{line.web_url}{PLACE}/response/{uuid}", params={"wait": wait}, timeout=40).json()
+    return httpx.get(f"{line.web_url}{RESPONSE}{uuid}", params={"wait": wait}, timeout=40).json()
 
 
 def run_dag(line: Stack, dag_id: DagId, conf: dict[str, Any] | None = None, seconds: float = 240) -> dict[str, str]:

@@ -22,7 +22,6 @@ from stack.supervisor import Supervisor
 from tests.conftest import Stack
 
 ARCHIVE = PROJECT / "tests" / "data" / "state-0.1.0.tar.xz"
-PLACE = "/flights/delays/predict/classify_realtime"
 
 
 def _expected() -> dict[str, Any]:

@@ -20,7 +20,8 @@ from stack.steps import StepFailedError
 from stack.supervisor import Supervisor
 from stack.up import submit_flight
 from tests.conftest import Stack, settings_in
-from tests.integration.old_state import EXPECTED, PLACE, running, unpack
+from tests.integration.old_state import EXPECTED, running, unpack
+from tests.web.form import RESPONSE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -87,7 +88,7 @@ def test_a_backup_brings_everything_back(old: Stack, tmp_path: Path) -> None:
         uuid, known = next(iter(EXPECTED["answers"].items()))
         again = canary.FLIGHT | {"UUID": uuid, "Timestamp": "2026-01-01T00:00:00Z", "DepDelay": 300.0}
         stack.answered_by_the_query(REQUEST_TOPIC, uuid, again)
-        assert httpx.get(f"{stack.web_url}{PLACE}/response/{uuid}").json() == known
+        assert httpx.get(f"{stack.web_url}{RESPONSE}{uuid}").json() == known
         # messages that stand where rejected ones of the old Kafka stood
         producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
         bad = [str(uuid4()) for _ in range(16)]
@@ -95,7 +96,7 @@ def test_a_backup_brings_everything_back(old: Stack, tmp_path: Path) -> None:
             producer.produce(REQUEST_TOPIC, key=key, value="{", partition=number % 2)
         assert producer.flush(10) == 0
         for key in bad:
-            found = httpx.get(f"{stack.web_url}{PLACE}/response/{key}", params={"wait": 20}, timeout=30).json()
+            found = httpx.get(f"{stack.web_url}{RESPONSE}{key}", params={"wait": 20}, timeout=30).json()
             assert found["status"] == "REJECTED", found
         running_copy = backup.backup(settings, tmp_path / "running.tar.gz")
     with tarfile.open(running_copy) as archive:

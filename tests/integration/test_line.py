@@ -27,7 +27,8 @@ from stack.services import inherited_environment, spark_environment
 from stack.steps import Step
 from stack.up import await_predictor, submit_flight, up
 from tests.conftest import Stack
-from tests.integration.line import PLACE, answer, flight, put, run_dag, until
+from tests.integration.line import answer, flight, put, run_dag, until
+from tests.web.form import RESPONSE, SUBMIT
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 
@@ -38,10 +39,10 @@ def generation(line: Stack) -> int:
 
 def test_a_flight_from_the_form_is_predicted(line: Stack) -> None:
     form = {name: value for name, value in canary.FLIGHT.items() if name != "Distance"} | {"Carrier": "ua"}
-    accepted = httpx.post(line.web_url + PLACE, data=form)
+    accepted = httpx.post(line.web_url + SUBMIT, data=form)
     assert accepted.status_code == 202
     uuid = accepted.json()["id"]
-    assert accepted.headers["Location"] == f"{PLACE}/response/{uuid}"
+    assert accepted.headers["Location"] == f"{RESPONSE}{uuid}"
     found = answer(line, uuid)
     assert found["status"] == "OK"
     prediction = found["prediction"]
@@ -61,7 +62,7 @@ def test_a_flight_from_the_form_is_predicted(line: Stack) -> None:
 
 def test_the_originals_example_is_answered_with_a_remark(line: Stack) -> None:
     example = {"DepDelay": 5, "Carrier": "AA", "FlightDate": "2016-12-25", "Origin": "ATL", "Dest": "SFO"}
-    accepted = httpx.post(line.web_url + PLACE, json={**example, "FlightNum": "1519"})
+    accepted = httpx.post(line.web_url + SUBMIT, json={**example, "FlightNum": "1519"})
     found = answer(line, accepted.json()["id"])
     assert found["status"] == "OK"
     assert set(found["unseen"]) == {"Origin", "Route"}
@@ -220,7 +221,7 @@ def test_spark_submit_runs_the_predictor_the_originals_way(line: Stack, tmp_path
 def test_a_killed_engine_is_repaired_and_nothing_is_lost(line: Stack) -> None:
     before = generation(line)
     line.kill("spark-connect")
-    accepted = [httpx.post(line.web_url + PLACE, json=_form()).json()["id"] for _ in range(10)]
+    accepted = [httpx.post(line.web_url + SUBMIT, json=_form()).json()["id"] for _ in range(10)]
     line.await_ready("spark-connect")
     states = run_dag(line, DagId.HEALTH)
     assert (states["run"], states["query_is_active"], states["repair"]) == ("failed", "failed", "success")

@@ -39,21 +39,11 @@ from flight_delays.sink import entry
 from flight_delays.sources.nycflights13 import NycFlights13
 from spark_jobs import streaming_predictor as job
 from spark_jobs import train_model
+from tests.unit.test_contract import VALID
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-UUID = "0B0AA9AE-3E0C-4D29-9E8E-6B0C3D1D9A11"
-VALID: dict[str, Any] = {
-    "UUID": UUID,
-    "Timestamp": "2026-01-31T23:59:59.123456Z",
-    "Carrier": "AA",
-    "FlightDate": "2016-12-25",
-    "FlightNum": "1519",
-    "Origin": "ATL",
-    "Dest": "SFO",
-    "DepDelay": 5,
-    "Distance": 2139.0,
-}
+UUID = str(VALID["UUID"])
 NAMES = [*Request.model_fields, "Extra", "", "uuid", "\x00", "é"]
 
 # --- JSON as text, so that it can also be wrong -------------------------------------------------------------------

@@ -13,7 +13,8 @@ from flight_delays.contract import Collection
 from stack import state
 from stack.up import submit_flight
 from tests.conftest import settings_in
-from tests.integration.old_state import EXPECTED, PLACE, running, unpack
+from tests.integration.old_state import EXPECTED, running, unpack
+from tests.web.form import RESPONSE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -25,7 +26,7 @@ def test_the_state_of_the_first_release_is_taken_over(tmp_path: Path) -> None:
     with running(settings) as line:
         assert json.loads((settings.home / "state.json").read_text())["release"] == state.release()
         for uuid, known in EXPECTED["answers"].items():
-            assert httpx.get(f"{line.web_url}{PLACE}/response/{uuid}").json() == known
+            assert httpx.get(f"{line.web_url}{RESPONSE}{uuid}").json() == known
         db = store.connect(settings)
         assert sum(1 for _ in db[Collection.DISTANCES].find({})) == EXPECTED["distances"]
 
@@ -38,10 +39,10 @@ def test_the_state_of_the_first_release_is_taken_over(tmp_path: Path) -> None:
         assert outcome.deployment.generation == EXPECTED["generation"] + 1
 
         for uuid in EXPECTED["pending"]:  # were on the topic when the old release was stopped
-            answer = httpx.get(f"{line.web_url}{PLACE}/response/{uuid}", params={"wait": 20}, timeout=30).json()
+            answer = httpx.get(f"{line.web_url}{RESPONSE}{uuid}", params={"wait": 20}, timeout=30).json()
             assert answer["status"] == "OK", answer
         new = submit_flight(settings, 30)["prediction"]
         assert (new["ModelVersion"], new["Deployment"]) == (EXPECTED["champion"], outcome.deployment.generation)
         for uuid, known in EXPECTED["answers"].items():
-            assert httpx.get(f"{line.web_url}{PLACE}/response/{uuid}").json() == known
+            assert httpx.get(f"{line.web_url}{RESPONSE}{uuid}").json() == known
         db.client.close()

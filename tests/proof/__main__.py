@@ -7,7 +7,6 @@ jump, and takes some 25 minutes. Exit status 1 where a single accepted flight wa
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -19,12 +18,11 @@ from bench.report import machine
 from bench.traffic import Exchange
 from flight_delays.names import DagId
 from flight_delays.settings import PROJECT, Settings
-from stack.airflow_api import ACTIVE, AirflowApi
 from stack.secrets import load_secrets
 from stack.supervisor import Supervisor
 from stack.up import down, up
 from tests.conftest import Stack
-from tests.integration.line import until
+from tests.integration.line import run_dag
 from tests.proof import faults
 from tests.proof.faults import Clock, Operator, Phase
 from tests.proof.witness import Verdict, Witness
@@ -56,13 +54,11 @@ def main() -> None:
         settings = own_settings(home)
         clock = Clock(Path(folder))
         with faults.small_disks({home / "kafka": 800, home / "mongo": 192}):
-            os.environ.update(clock.environment)  # for all that `up` starts
             secrets = load_secrets(settings)
             stack = Stack(settings, Supervisor(settings, secrets), secrets)
             try:
-                up(settings)
-                for name in clock.environment:
-                    del os.environ[name]
+                with clock.worn():
+                    up(settings)
                 phases, witness, verdict = prove(stack, clock, options.rate, options.requests)
             finally:
                 clock.jump(0)
@@ -82,16 +78,8 @@ def say(text: str) -> None:
 
 def repair(stack: Stack) -> None:
     """As the health check does: a run of the DAG that brings the champion back; returns at its end."""
-    api = AirflowApi(stack.settings, stack.secrets)
-    run_id = api.trigger(DagId.PREDICTOR)
-
-    def ended() -> str | None:
-        state = next(run["state"] for run in api.runs(DagId.PREDICTOR, 20) if run["dag_run_id"] == run_id)
-        return None if state in ACTIVE else str(state)
-
-    state = until(ended, 240, f"the end of {run_id}")
-    if state != "success":
-        raise RuntimeError(f"the run {run_id} ended as {state}")
+    if (states := run_dag(stack, DagId.PREDICTOR))["run"] != "success":
+        raise RuntimeError(f"the repair failed: {states}")
 
 
 def prove(stack: Stack, clock: Clock, rate: float, requests: int) -> tuple[list[Phase], Witness, Verdict]:
@@ -142,12 +130,8 @@ def prove(stack: Stack, clock: Clock, rate: float, requests: int) -> tuple[list[
 def down_and_up(settings: Settings, clock: Clock) -> None:
     """`make down` in the middle of traffic, then `make up`."""
     down(settings)
-    os.environ.update(clock.environment)
-    try:
+    with clock.worn():
         up(settings)
-    finally:
-        for name in clock.environment:
-            del os.environ[name]
 
 
 def report(phases: list[Phase], exchanges: list[Exchange], verdict: Verdict, rate: float, left: list[str]) -> str:

@@ -8,11 +8,13 @@ import shutil
 import signal
 import struct
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -69,10 +71,22 @@ class Phase:
     end: float = 0.0
 
 
+@cache
+def can_mount() -> bool:
+    """Whether small file systems can be mounted here: it needs root, and a container may forbid it all the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        tried = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
+        )
+        if tried.returncode == 0:
+            subprocess.run(["umount", folder], check=True)
+        return tried.returncode == 0
+
+
 def missing_means() -> str:
     """What this machine lacks for these faults; "" where nothing."""
-    root = [] if os.geteuid() == 0 else ["root (to mount small file systems)"]
-    return " and ".join(root + ([] if shutil.which("cc") else ["a C compiler (for a clock that jumps)"]))
+    mount = [] if can_mount() else ["the right to mount small file systems (root)"]
+    return " and ".join(mount + ([] if shutil.which("cc") else ["a C compiler (for a clock that jumps)"]))
 
 
 def process_of(stack: Stack, service: str) -> psutil.Process:
@@ -123,8 +137,10 @@ def fill_disk(folder: Path, seconds: float) -> None:
 
 @contextmanager
 def small_disks(folders: dict[Path, int]) -> Iterator[None]:
-    """Small file systems of their own (MiB each) at these folders. Needs root."""
+    """Small file systems of their own (MiB each) at these folders, where they can be mounted."""
     mounted: list[Path] = []
+    if not can_mount():
+        folders = {}
     try:
         for folder, mib in folders.items():
             folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +153,7 @@ def small_disks(folders: dict[Path, int]) -> Iterator[None]:
 
 
 class Clock:
-    """The wall clock of processes that start with `environment`: `jump` moves it while they run. Needs a C compiler."""
+    """The wall clock of processes that start within `worn`: `jump` moves it while they run. Needs a C compiler."""
 
     def __init__(self, folder: Path) -> None:
         self._library, self._offset = folder / "jumping_clock.so", folder / "clock"
@@ -146,10 +162,16 @@ class Clock:
         subprocess.run(command, check=True, capture_output=True, text=True)
         self._offset.write_bytes(struct.pack("q", 0))
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """For the processes whose clock is to jump."""
-        return {"LD_PRELOAD": str(self._library), "JUMPING_CLOCK": str(self._offset)}
+    @contextmanager
+    def worn(self) -> Iterator[None]:
+        """Processes that are started within have this clock."""
+        variables = {"LD_PRELOAD": str(self._library), "JUMPING_CLOCK": str(self._offset)}
+        os.environ.update(variables)
+        try:
+            yield
+        finally:
+            for name in variables:
+                del os.environ[name]
 
     def jump(self, seconds: int) -> None:
         """The wall clock is so far off from now on."""

@@ -19,7 +19,7 @@ from stack import artifacts
 from stack.secrets import load_secrets
 from stack.services import services
 from stack.supervisor import Supervisor
-from tests.conftest import Stack, settings_in
+from tests.conftest import NO_MOUNT, Stack, settings_in
 from tests.proof import faults
 from tests.proof.faults import Clock, Operator
 from tests.proof.witness import Verdict, Witness
@@ -31,9 +31,14 @@ ENGINES = ("mongo", "kafka", "spark-connect", "sink", "web")
 
 @pytest.fixture(scope="module")
 def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
-    if missing := faults.missing_means():
-        pytest.skip(f"needs {missing}")
     return Clock(tmp_path_factory.mktemp("clock"))
+
+
+def start(stack: Stack, clock: Clock) -> None:
+    """The engines, with a clock that can jump."""
+    wanted = services(stack.settings, stack.secrets)
+    with clock.worn():
+        stack.supervisor.start([service for service in wanted if service.name in ENGINES])
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +53,7 @@ def engines(line: Stack, clock: Clock, tmp_path_factory: pytest.TempPathFactory)
     supervisor = Supervisor(settings, secrets)
     stack = Stack(settings, supervisor, secrets)
     with faults.small_disks({home / "kafka": 400, home / "mongo": 96}):
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in clock.environment.items():
-                patch.setenv(name, value)
-            supervisor.start([service for service in services(settings, secrets) if service.name in ENGINES])
+        start(stack, clock)
         try:
             for name in ENGINES:
                 stack.await_ready(name)
@@ -109,6 +111,8 @@ def test_each_service_falls_silent_for_a_while(engines: Stack, witness: Witness)
 
 @pytest.mark.parametrize("service", ["kafka", "mongo"])
 def test_a_disk_is_full(engines: Stack, witness: Witness, service: str) -> None:
+    if not faults.can_mount():
+        pytest.skip(NO_MOUNT)
     before = time.monotonic()
     faults.fill_disk(engines.settings.home / service, 8)
     faults.recovered(witness, max(before, time.monotonic()))
@@ -130,10 +134,6 @@ def test_the_clock_jumps(engines: Stack, witness: Witness, clock: Clock) -> None
 def test_everything_is_stopped_in_the_middle(engines: Stack, witness: Witness, clock: Clock) -> None:
     engines.supervisor.stop()
     assert faults.orphans(engines.settings.home, 0) == []
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in clock.environment.items():
-            patch.setenv(name, value)
-        wanted = services(engines.settings, engines.secrets)
-        engines.supervisor.start([service for service in wanted if service.name in ENGINES])
+    start(engines, clock)
     faults.recovered(witness, time.monotonic())
     settled(witness, engines)

@@ -20,9 +20,9 @@ from typing import Any
 
 import httpx
 
-from bench.traffic import PLACE, Exchange, records_flights, send
+from bench.traffic import Exchange, records_flights, send
 from flight_delays import store
-from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC, Collection, parse_timestamp
+from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC, SUBMIT_PATH, Collection, parse_timestamp
 from flight_delays.settings import Settings
 
 _PATIENCE_SECONDS = 240.0
@@ -109,7 +109,7 @@ class Witness:
 
     def _look(self, client: httpx.Client, one: Exchange) -> bool:
         try:
-            response = client.get(f"{PLACE}/response/{one.uuid}")
+            response = client.get(f"{SUBMIT_PATH}/response/{one.uuid}")
             answer = response.json() if response.is_success else None
         except (httpx.HTTPError, ValueError):
             answer = None  # an outage is no change

@@ -35,8 +35,8 @@ def served(post: Handler, get: Handler, use: Callable[[str], Awaitable[Any]]) ->
 
     async def run() -> Any:
         app = web.Application()
-        app.router.add_post(traffic.PLACE, post)
-        app.router.add_get(traffic.PLACE + "/response/{uuid}", get)
+        app.router.add_post(contract.SUBMIT_PATH, post)
+        app.router.add_get(contract.SUBMIT_PATH + "/response/{uuid}", get)
         runner = web.AppRunner(app)
         await runner.setup()
         try:

@@ -16,12 +16,12 @@ from pymongo.database import Database
 
 from flight_delays.contract import Collection
 from flight_delays.registry import METADATA, Metadata, Params, Period, Scores
+from tests.web.form import RESPONSE
 from webapp import create_app
 from webapp.services import Services
 
 pytestmark = pytest.mark.integration
 
-URL = "/flights/delays/predict/classify_realtime/response/"
 VERSION = "20260101T030000Z-1a2b3c4d"
 
 
@@ -84,7 +84,7 @@ def test_prediction(client: FlaskClient, mongo: Database[dict[str, Any]], model:
     document = response(uuid)
     mongo[Collection.RESPONSES].insert_one(dict(document))
 
-    found = client.get(URL + uuid.upper())
+    found = client.get(RESPONSE + uuid.upper())
 
     assert found.status_code == 200
     del document["_id"]
@@ -107,8 +107,8 @@ def test_what_the_model_never_saw_is_named(client: FlaskClient, mongo: Database[
     mongo[Collection.RESPONSES].insert_one(response(strange, Carrier="AA", Origin="ATL", Route="ATL-SFO"))
     mongo[Collection.RESPONSES].insert_one(response(gone, ModelVersion="20250101T030000Z-00000000"))
 
-    assert set(client.get(URL + strange).json["unseen"]) == {"Carrier", "Origin", "Route"}
-    assert client.get(URL + gone).json["unseen"] is None
+    assert set(client.get(RESPONSE + strange).json["unseen"]) == {"Carrier", "Origin", "Route"}
+    assert client.get(RESPONSE + gone).json["unseen"] is None
 
 
 def test_rejection(client: FlaskClient, mongo: Database[dict[str, Any]]) -> None:
@@ -116,8 +116,8 @@ def test_rejection(client: FlaskClient, mongo: Database[dict[str, Any]]) -> None
     mongo[Collection.REJECTED].insert_one({"_id": "t-0-1", "UUID": uuid, "reason": "out_of_range", "field": "DepDelay"})
 
     expected = {"status": "REJECTED", "id": uuid, "reason": "out_of_range", "field": "DepDelay"}
-    assert client.get(URL + uuid).json == expected
-    assert client.get(URL + uuid + "?wait=5").json == expected
+    assert client.get(RESPONSE + uuid).json == expected
+    assert client.get(RESPONSE + uuid + "?wait=5").json == expected
 
 
 def test_wait_ends_as_soon_as_the_answer_can_be_read(
@@ -129,7 +129,7 @@ def test_wait_ends_as_soon_as_the_answer_can_be_read(
     read: dict[str, tuple[float, Any]] = {}
 
     def ask(uuid: str) -> None:
-        answer = app.test_client().get(f"{URL}{uuid}?wait=20").json
+        answer = app.test_client().get(f"{RESPONSE}{uuid}?wait=20").json
         read[uuid] = (time.monotonic(), answer)
 
     threads = [threading.Thread(target=ask, args=(uuid,)) for uuid in uuids]
@@ -149,7 +149,7 @@ def test_wait_ends_as_soon_as_the_answer_can_be_read(
 
 def test_wait_without_an_answer(client: FlaskClient) -> None:
     begin = time.monotonic()
-    answer = client.get(f"{URL}{uuid4()}?wait=0.5")
+    answer = client.get(f"{RESPONSE}{uuid4()}?wait=0.5")
 
     assert answer.json["status"] == "WAIT"
     assert 0.5 <= time.monotonic() - begin < 2
@@ -157,7 +157,7 @@ def test_wait_without_an_answer(client: FlaskClient) -> None:
 
 def test_waiting_requests_leave_threads_to_others(stack: Any, mongo: Database[dict[str, Any]]) -> None:
     app = create_app(stack.settings.model_copy(update={"web_threads": 4}))
-    held = [threading.Thread(target=app.test_client().get, args=(f"{URL}{uuid4()}?wait=6",)) for _ in range(3)]
+    held = [threading.Thread(target=app.test_client().get, args=(f"{RESPONSE}{uuid4()}?wait=6",)) for _ in range(3)]
     for thread in held:
         thread.start()
     deadline = time.monotonic() + 5
@@ -165,7 +165,7 @@ def test_waiting_requests_leave_threads_to_others(stack: Any, mongo: Database[di
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
-    assert app.test_client().get(f"{URL}{uuid4()}?wait=30").json["status"] == "WAIT"
+    assert app.test_client().get(f"{RESPONSE}{uuid4()}?wait=30").json["status"] == "WAIT"
     assert all(thread.is_alive() for thread in held)  # answered while they still wait
     for thread in held:
         thread.join()
@@ -173,6 +173,6 @@ def test_waiting_requests_leave_threads_to_others(stack: Any, mongo: Database[di
 
 @pytest.mark.parametrize("wait", ["abc", "nan", "-1", ""])
 def test_bad_wait(client: FlaskClient, wait: str) -> None:
-    refused = client.get(f"{URL}{uuid4()}?wait={wait}")
+    refused = client.get(f"{RESPONSE}{uuid4()}?wait={wait}")
 
     assert (refused.status_code, refused.json["code"], refused.json["field"]) == (400, "invalid_wait", "wait")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 from uuid import uuid4
@@ -16,21 +17,10 @@ from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from flight_delays.contract import REQUEST_TOPIC, Request
+from tests.web.form import FLIGHT, FORM, RESPONSE, SUBMIT
 from webapp.forms import FlightForm
 
 pytestmark = pytest.mark.integration
-
-FORM = "/flights/delays/predict_kafka"
-SUBMIT = "/flights/delays/predict/classify_realtime"
-RESPONSE = f"{SUBMIT}/response/"
-FLIGHT = {
-    "DepDelay": "5",
-    "Carrier": "AA",
-    "FlightDate": "2016-12-25",
-    "Origin": "ATL",
-    "Dest": "SFO",
-    "FlightNum": "1519",
-}
 
 _PROPERTY = settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -151,18 +141,27 @@ def test_any_path(client: FlaskClient, method: str, start: str, rest: str, heade
     ask(client, method, start + rest, headers=headers)
 
 
-def test_what_was_accepted_is_valid(client: FlaskClient, stack: Any) -> None:
-    """Every message that the tests above, and others, brought onto the topic."""
-    assert ask(client, "POST", SUBMIT, body=form([*FLIGHT.items()]), content_type=_FORM)[0] == 202
+def _ends(consumer: Consumer, partitions: int) -> list[TopicPartition]:
+    numbers = [TopicPartition(REQUEST_TOPIC, number) for number in range(partitions)]
+    return [TopicPartition(REQUEST_TOPIC, p.partition, consumer.get_watermark_offsets(p)[1]) for p in numbers]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def begins(stack: Any) -> Iterator[tuple[Consumer, list[TopicPartition]]]:
+    """A consumer, and where the request topic ended before these tests."""
     consumer = Consumer({"bootstrap.servers": stack.settings.kafka_bootstrap, "group.id": "valid"})
-    try:
-        partitions = [TopicPartition(REQUEST_TOPIC, number, 0) for number in range(stack.settings.topic_partitions)]
-        ends = [consumer.get_watermark_offsets(partition)[1] for partition in partitions]
-        consumer.assign(partitions)
-        messages = consumer.consume(sum(ends), timeout=60)
-        assert len(messages) == sum(ends)
-        for message in messages:
-            assert message.error() is None
-            assert message.key().decode() == Request.model_validate_json(message.value()).UUID
-    finally:
-        consumer.close()
+    yield consumer, _ends(consumer, stack.settings.topic_partitions)
+    consumer.close()
+
+
+def test_what_was_accepted_is_valid(client: FlaskClient, begins: tuple[Consumer, list[TopicPartition]]) -> None:
+    """Every message that the tests above brought onto the topic."""
+    assert ask(client, "POST", SUBMIT, body=form([*FLIGHT.items()]), content_type=_FORM)[0] == 202
+    consumer, starts = begins
+    new = sum(end.offset - start.offset for start, end in zip(starts, _ends(consumer, len(starts)), strict=True))
+    consumer.assign(starts)
+    messages = consumer.consume(new, timeout=60)
+    assert len(messages) == new > 0
+    for message in messages:
+        assert message.error() is None
+        assert message.key().decode() == Request.model_validate_json(message.value()).UUID

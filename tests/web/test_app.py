@@ -11,10 +11,9 @@ from flask.testing import FlaskClient
 from pydantic import ValidationError
 
 from flight_delays.settings import Settings
+from tests.web.form import FORM, SUBMIT
 from webapp import create_app
 
-SUBMIT = "/flights/delays/predict/classify_realtime"
-FORM = "/flights/delays/predict_kafka"
 NOWHERE = "127.0.0.1:1"
 
 

@@ -18,20 +18,11 @@ from hypothesis import strategies as st
 from flight_delays import store
 from flight_delays.contract import Collection
 from flight_delays.distances import PAIRS_FILE, import_distances, read_pairs
+from tests.web.form import FLIGHT, FORM, SUBMIT
 from webapp import HEADERS
 
 pytestmark = pytest.mark.integration
 
-SUBMIT = "/flights/delays/predict/classify_realtime"
-FORM = "/flights/delays/predict_kafka"
-FLIGHT = {
-    "DepDelay": "5",
-    "Carrier": "AA",
-    "FlightDate": "2016-12-25",
-    "Origin": "ATL",
-    "Dest": "SFO",
-    "FlightNum": "1519",
-}
 BODY = b"DepDelay=5&Carrier=AA&FlightDate=2016-12-25&Origin=ATL&Dest=SFO&FlightNum=1519"
 TYPE = b"Content-Type: application/x-www-form-urlencoded\r\n"
 POST = f"POST {SUBMIT} HTTP/1.1\r\nHost: x\r\n".encode() + TYPE

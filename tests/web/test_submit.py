@@ -20,21 +20,12 @@ from flight_delays import context
 from flight_delays.canary import partition_of
 from flight_delays.contract import REQUEST_TOPIC, Collection, Context, Request, is_uuid, parse_timestamp
 from flight_delays.settings import Settings
+from tests.web.form import FLIGHT, SUBMIT
 from webapp import create_app
 from webapp.forms import FlightForm
 from webapp.services import Services
 
 pytestmark = pytest.mark.integration
-
-URL = "/flights/delays/predict/classify_realtime"
-FLIGHT = {
-    "DepDelay": "5",
-    "Carrier": "AA",
-    "FlightDate": "2016-12-25",
-    "Origin": "ATL",
-    "Dest": "SFO",
-    "FlightNum": "1519",
-}
 
 
 def message_of(stack: Any, uuid: str) -> tuple[dict[str, Any], int]:
@@ -54,14 +45,14 @@ def message_of(stack: Any, uuid: str) -> tuple[dict[str, Any], int]:
 
 def test_accepted_flight_is_on_the_topic(client: FlaskClient, stack: Any) -> None:
     accepted = client.post(
-        URL, data={**FLIGHT, "Carrier": " aa", "Origin": "atl", "extra": "ignored", "DayOfWeek": "9"}
+        SUBMIT, data={**FLIGHT, "Carrier": " aa", "Origin": "atl", "extra": "ignored", "DayOfWeek": "9"}
     )
 
     assert accepted.status_code == 202
     uuid = accepted.json["id"]
     assert accepted.json == {"status": "OK", "id": uuid}
     assert is_uuid(uuid)
-    assert accepted.headers["Location"] == f"{URL}/response/{uuid}"
+    assert accepted.headers["Location"] == f"{SUBMIT}/response/{uuid}"
     assert client.get(accepted.headers["Location"]).json == {"status": "WAIT", "id": uuid}
     message, partition = message_of(stack, uuid)
     assert partition == partition_of(uuid, stack.settings.topic_partitions)
@@ -83,7 +74,7 @@ def test_accepted_flight_is_on_the_topic(client: FlaskClient, stack: Any) -> Non
 
 
 def test_json_is_taken_too(client: FlaskClient, stack: Any) -> None:
-    accepted = client.post(URL, json={**FLIGHT, "DepDelay": -3.5, "FlightNum": 1519, "CRSDepTime": "0905"})
+    accepted = client.post(SUBMIT, json={**FLIGHT, "DepDelay": -3.5, "FlightNum": 1519, "CRSDepTime": "0905"})
 
     message, _ = message_of(stack, accepted.json["id"])
     assert (message["DepDelay"], message["FlightNum"], message["CRSDepTime"]) == (-3.5, "1519", "0905")
@@ -130,7 +121,7 @@ def test_a_changed_distance_is_taken_within_a_minute(
 
 
 def test_pair_without_a_distance_gets_the_great_circle(client: FlaskClient, stack: Any) -> None:
-    accepted = client.post(URL, data={**FLIGHT, "Origin": "BQN", "Dest": "ANC"})
+    accepted = client.post(SUBMIT, data={**FLIGHT, "Origin": "BQN", "Dest": "ANC"})
 
     message, _ = message_of(stack, accepted.json["id"])
     assert message["Distance"] == pytest.approx(4867, abs=15)
@@ -174,7 +165,7 @@ def test_pair_without_a_distance_gets_the_great_circle(client: FlaskClient, stac
     ],
 )
 def test_bad_field_is_named(client: FlaskClient, field: str, value: Any, code: str) -> None:
-    refused = client.post(URL, json={**FLIGHT, field: value})
+    refused = client.post(SUBMIT, json={**FLIGHT, field: value})
 
     assert refused.status_code == 400
     assert (refused.json["code"], refused.json["field"]) == (code, field)
@@ -185,13 +176,13 @@ def test_bad_field_is_named(client: FlaskClient, field: str, value: Any, code: s
 
 
 def test_unknown_carrier_is_told_what_is_known(client: FlaskClient) -> None:
-    refused = client.post(URL, data={**FLIGHT, "Carrier": "ZZ"})
+    refused = client.post(SUBMIT, data={**FLIGHT, "Carrier": "ZZ"})
 
     assert ", AA, " in refused.json["errors"][0]["accepted"]
 
 
 def test_all_bad_fields_are_listed(client: FlaskClient) -> None:
-    refused = client.post(URL, data={"Origin[$gt]": "", "DepDelay": "x", "Carrier": "ZZ", "Canary": "1"})
+    refused = client.post(SUBMIT, data={"Origin[$gt]": "", "DepDelay": "x", "Carrier": "ZZ", "Canary": "1"})
 
     assert refused.status_code == 400
     found = {error["field"]: error["code"] for error in refused.json["errors"]}
@@ -227,7 +218,7 @@ def test_all_bad_fields_are_listed(client: FlaskClient) -> None:
     ],
 )
 def test_bad_body(client: FlaskClient, body: bytes, content_type: str | None, status: int) -> None:
-    refused = client.post(URL, data=body, content_type=content_type)
+    refused = client.post(SUBMIT, data=body, content_type=content_type)
 
     assert refused.status_code == status
     assert refused.json["code"]
@@ -257,10 +248,12 @@ def test_whatever_comes_is_accepted_or_explained(
 ) -> None:
     data = {**FLIGHT, **parts} if whole else parts
     if as_json:
-        answer = client.post(URL, data=json.dumps(data), content_type="application/json")
+        answer = client.post(SUBMIT, data=json.dumps(data), content_type="application/json")
     else:
         form = {name: str(value).encode(errors="replace").decode() for name, value in data.items()}
-        answer = client.post(URL, data={name.encode(errors="replace").decode(): value for name, value in form.items()})
+        answer = client.post(
+            SUBMIT, data={name.encode(errors="replace").decode(): value for name, value in form.items()}
+        )
 
     if answer.status_code == 202:
         assert is_uuid(answer.json["id"])
@@ -281,13 +274,13 @@ def test_whatever_comes_is_accepted_or_explained(
     ),
 )
 def test_no_bytes_break_it(client: FlaskClient, body: bytes, content_type: str) -> None:
-    assert client.post(URL, data=body, content_type=content_type).status_code == 400
+    assert client.post(SUBMIT, data=body, content_type=content_type).status_code == 400
 
 
 def test_kafka_away(client: FlaskClient, stack: Any, tmp_path: Any) -> None:
     app = create_app(stack.settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:1"}))
     begin = time.monotonic()
-    refused = app.test_client().post(URL, data=FLIGHT)
+    refused = app.test_client().post(SUBMIT, data=FLIGHT)
 
     assert time.monotonic() - begin < 3
     assert refused.status_code == 503
@@ -302,11 +295,11 @@ def test_mongodb_away(client: FlaskClient, stack: Any) -> None:
     app = create_app(away)
     for flight in (FLIGHT, {**FLIGHT, "Origin": "QQQ"}):  # whether QQQ is known only MongoDB can tell
         begin = time.monotonic()
-        refused = app.test_client().post(URL, data=flight)
+        refused = app.test_client().post(SUBMIT, data=flight)
         assert time.monotonic() - begin < 3
         assert (refused.status_code, refused.json["code"]) == (503, "mongodb_unavailable")
         assert int(refused.headers["Retry-After"]) > 0
-    assert app.test_client().post(URL, data={**FLIGHT, "DepDelay": "x"}).status_code == 400
+    assert app.test_client().post(SUBMIT, data={**FLIGHT, "DepDelay": "x"}).status_code == 400
 
 
 @pytest.mark.parametrize(("name", "code"), [("kafka", "kafka_unavailable"), ("mongo", "mongodb_unavailable")])
@@ -318,13 +311,13 @@ def test_hanging_service(client: FlaskClient, stack: Any, name: str, code: str) 
         deadline = time.monotonic() + 30
         while process.status() != psutil.STATUS_STOPPED:  # its other threads run on until its first one is scheduled
             assert time.monotonic() < deadline
-        refused = client.post(URL, data=FLIGHT)
+        refused = client.post(SUBMIT, data=FLIGHT)
     finally:
         process.resume()
 
     assert (refused.status_code, refused.json["code"]) == (503, code)
     deadline = time.monotonic() + 30
-    while client.post(URL, data=FLIGHT).status_code != 202:
+    while client.post(SUBMIT, data=FLIGHT).status_code != 202:
         assert time.monotonic() < deadline
 
 

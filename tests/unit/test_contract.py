@@ -62,6 +62,10 @@ def test_unknown_fields_and_stale_date_parts_are_ignored() -> None:
         ("CRSDepTime", "2460"),
         ("CRSDepTime", 930),
         ("Canary", "true"),
+        ("Replay", ""),
+        ("Replay", "a b"),
+        ("Replay", "x\n"),
+        ("Replay", "x" * 101),
     ],
 )
 def test_a_wrong_value_is_an_error_of_its_field(field: str, value: Any) -> None:

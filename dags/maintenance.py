@@ -25,6 +25,7 @@ def days(default: float, what: str, **limits: Any) -> Param:
 
 PARAMS = {
     "answer_days": days(SETTINGS.answer_retention_days, "answers"),
+    "replay_days": days(SETTINGS.replay_retention_days, "replays' answers"),
     "rejected_days": days(SETTINGS.rejected_retention_days, "rejected messages"),
     "event_days": days(SETTINGS.event_retention_days, "the predictor's events"),
     "models": Param(SETTINGS.models_kept, type="integer", minimum=1, description="Newest model versions that are kept"),
@@ -49,7 +50,7 @@ PARAMS = {
     tags=[Tag.MAINTENANCE.value],
 )
 def build() -> None:
-    for job in ("answers", "rejected", "events", "models", "checkpoints", "files", "logs"):
+    for job in ("answers", "replays", "rejected", "events", "models", "checkpoints", "files", "logs"):
         task(getattr(maintenance, job))()
     BashOperator(
         task_id="airflow_database",

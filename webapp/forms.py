@@ -100,11 +100,11 @@ class FlightForm(BaseModel):
 
 
 RESERVED: Final = (
-    frozenset({"Replay", *contract.Request.model_fields, *contract.Response.model_fields})
+    frozenset({*contract.Request.model_fields, *contract.Response.model_fields})
     - {"DayOfYear", "DayOfMonth", "DayOfWeek"}  # clients of the original may send them; they are computed anyway
     - set(FlightForm.model_fields)
 )
-"""Fields that the line sets: a person who could set `Canary` would get answers that nobody finds."""
+"""Fields that the line sets: a person who could set `Canary` or `Replay` would get answers that nobody finds."""
 
 
 def read_flight(data: Mapping[str, Any], known: Known) -> FlightForm:

@@ -41,6 +41,7 @@ class Collection(StrEnum):
     CONTEXT = "flight_context"
     RESPONSES = "flight_delay_classification_response"
     REJECTED = "flight_delay_classification_rejected"
+    REPLAYS = "flight_delay_replays"
     CANARIES = "predictor_canaries"
     STATE = "predictor_state"
     EVENTS = "predictor_events"
@@ -74,6 +75,8 @@ CARRIER_PATTERN: Final = "^[A-Z0-9]{2,3}$"
 AIRPORT_PATTERN: Final = "^[A-Z0-9]{3}$"
 FLIGHT_NUMBER_PATTERN: Final = "^[0-9]{1,5}[A-Z]?$"
 HHMM_PATTERN: Final = "^([01][0-9]|2[0-3])[0-5][0-9]$"
+REPLAY_PATTERN: Final = "^[A-Za-z0-9_.:+-]{1,100}$"
+"""Takes the ids that Airflow gives to runs."""
 UUID_PATTERN: Final = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 DATE_PATTERN: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 TIMESTAMP_PATTERN: Final = (
@@ -230,6 +233,11 @@ class Flight(Context, Pair):
     FlightNum: FlightNumber
     DepDelay: Minutes
     Canary: bool | None = Field(default=None, description="true: the system's own request, to prove that answers come")
+    Replay: str | None = Field(
+        default=None,
+        pattern=REPLAY_PATTERN,
+        description="The run that sends a past flight again; kept apart from people's",
+    )
 
 
 class Request(Flight):

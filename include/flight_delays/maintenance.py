@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 TIME_OF: Final = {
     Collection.RESPONSES: "PredictedAt",
+    Collection.REPLAYS: "PredictedAt",
     Collection.REJECTED: "RejectedAt",
     Collection.EVENTS: "At",
 }
@@ -110,6 +111,11 @@ def _last_written(folder: Path) -> float:
 def answers(params: dict[str, Any]) -> str:
     """Answers, by `PredictedAt`."""
     return _expired(Collection.RESPONSES, params["answer_days"], dry_run=params["dry_run"])
+
+
+def replays(params: dict[str, Any]) -> str:
+    """Replays' answers, by `PredictedAt`."""
+    return _expired(Collection.REPLAYS, params["replay_days"], dry_run=params["dry_run"])
 
 
 def rejected(params: dict[str, Any]) -> str:

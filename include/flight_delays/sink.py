@@ -132,7 +132,7 @@ def _answer(response: Response, predicted_at: dt.datetime) -> tuple[Collection, 
     }
     if response.Canary:
         return Collection.CANARIES, {**document, "_id": canary_id(response.UUID, response.Deployment)}
-    return Collection.RESPONSES, document
+    return Collection.RESPONSES if response.Replay is None else Collection.REPLAYS, document
 
 
 def _rejection(letter: DeadLetter, rejected_at: dt.datetime) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def store(db: Database[dict[str, Any]], entries: Iterable[Entry]) -> None:
     first: dict[tuple[Collection, str], Entry] = {}
     for item in entries:
         first.setdefault((item.collection, item.id), item)
-    for collection in (Collection.RESPONSES, Collection.CANARIES, Collection.REJECTED):
+    for collection in (Collection.RESPONSES, Collection.REPLAYS, Collection.CANARIES, Collection.REJECTED):
         for chunk in _chunks([item for item in first.values() if item.collection == collection]):
             _insert(db, collection, chunk)
 

@@ -119,7 +119,9 @@ _plausible = st.one_of(
     ),
     st.tuples(st.just("FlightDate"), _dates.map(_quoted)),
     st.tuples(st.just("Timestamp"), st.builds("{}{}{}".format, _dates, _clocks, _zones).map(_quoted)),
-    st.tuples(st.sampled_from(["Carrier", "Origin", "Dest", "FlightNum", "CRSDepTime", "UUID"]), _texts.map(_quoted)),
+    st.tuples(
+        st.sampled_from(["Carrier", "Origin", "Dest", "FlightNum", "CRSDepTime", "UUID", "Replay"]), _texts.map(_quoted)
+    ),
     st.tuples(st.sampled_from(["Canary", "CRSDepTime"]), st.sampled_from(["true", "false", "null", '"0900"', "1"])),
     st.tuples(st.sampled_from(["DayOfWeek", "DayOfYear", "DayOfMonth", "Extra"]), _nested),
     st.tuples(st.sampled_from(NAMES), _value),
@@ -242,7 +244,8 @@ def _check_answer(row: Any, request: Request, offset: int) -> None:
     asked = set(Flight.model_fields)
     assert response.model_dump(include=asked) == request.model_dump(include=asked)
     stored = _stored(row)
-    assert stored.collection == (Collection.CANARIES if request.Canary else Collection.RESPONSES)
+    apart = Collection.RESPONSES if request.Replay is None else Collection.REPLAYS
+    assert stored.collection == (Collection.CANARIES if request.Canary else apart)
 
 
 def _check_dead_letter(row: Any, value: bytes | None, offset: int) -> None:

@@ -195,6 +195,9 @@ POISON = {
     "24 o'clock": Poison(fields(CRSDepTime="2400"), Reason.INVALID_FORMAT, "CRSDepTime"),
     "time as number": Poison(fields(CRSDepTime=900), Reason.WRONG_TYPE, "CRSDepTime"),
     "canary as text": Poison(fields(Canary="true"), Reason.WRONG_TYPE, "Canary"),
+    "replay with a space": Poison(fields(Replay="a b"), Reason.INVALID_FORMAT, "Replay"),
+    "replay too long": Poison(fields(Replay="x" * 101), Reason.INVALID_FORMAT, "Replay"),
+    "replay as number": Poison(fields(Replay=1), Reason.WRONG_TYPE, "Replay"),
     "canary as number": Poison(fields(Canary=1), Reason.WRONG_TYPE, "Canary"),
 }
 
@@ -217,7 +220,8 @@ ODD_BUT_VALID: dict[str, tuple[Build, dict[str, Any]]] = {
         {"Timestamp": "2016-12-31T23:30:00.123000Z"},
     ),
     "midnight": (fields(CRSDepTime="0000"), {"CRSDepTime": "0000"}),
-    "optional fields null": (fields(CRSDepTime=None, Canary=None), {}),
+    "optional fields null": (fields(CRSDepTime=None, Canary=None, Replay=None), {}),
+    "a replay": (fields(Replay="manual__2026-01-01T00:00:00+00:00"), {"Replay": "manual__2026-01-01T00:00:00+00:00"}),
     "no canary": (fields(Canary=False), {}),
     "UUID in upper case": (lambda uuid: json.dumps(flight(UUID=uuid.upper())).encode(), {}),
     "UUID in the key only": (without("UUID"), {}),

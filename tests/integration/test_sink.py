@@ -132,6 +132,18 @@ def test_canaries_stay_apart_and_each_deployment_answers(settings: Settings, mon
     assert mongo[Collection.CANARIES].estimated_document_count() == 2
 
 
+def test_replays_stay_apart_and_the_first_answer_stays(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+    uuid, marker = str(uuid4()), str(uuid4())
+    with sink(settings):
+        produce(settings, [answer(uuid, Replay="run", Prediction=prediction) for prediction in (3, 0)])
+        produce(settings, [answer(marker, Replay="run")])
+        eventually(lambda: mongo[Collection.REPLAYS].estimated_document_count() == 2)
+    found = mongo[Collection.REPLAYS].find_one({"_id": uuid})
+    assert found is not None
+    assert (found["Replay"], found["Prediction"]) == ("run", 3)
+    assert find_answer(mongo, uuid) is None
+
+
 def test_poison_is_set_aside_and_the_rest_goes_on(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
     poisoned, good = str(uuid4()), [str(uuid4()) for _ in range(8)]
     letter = {"reason": "wrong_type", "payload": "{", "payload_bytes": 1, "partition": 1, "offset": 99, "UUID": good[0]}

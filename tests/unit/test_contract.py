@@ -77,6 +77,10 @@ def test_context_is_optional_and_an_integer_is_a_number() -> None:
         ("OriginPressure", 0),
         ("DestGainYesterday", 1441),
         ("DestGain7Days", True),
+        ("Replay", ""),
+        ("Replay", "a b"),
+        ("Replay", "x\n"),
+        ("Replay", "x" * 101),
     ],
 )
 def test_a_wrong_value_is_an_error_of_its_field(field: str, value: Any) -> None:

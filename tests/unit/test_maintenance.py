@@ -54,8 +54,8 @@ def test_staging_folders_of_killed_runs_go(tmp_path: Path) -> None:
         assert [path.name for path in root.iterdir()] == ["new"]
 
 
-@pytest.mark.parametrize("task", [maintenance.answers, maintenance.rejected])
+@pytest.mark.parametrize("task", [maintenance.answers, maintenance.replays, maintenance.rejected])
 def test_nothing_is_forgotten_that_kafka_may_bring_again(task: Any) -> None:
     days = get_settings().topic_retention_days - 1
     with pytest.raises(DataError, match="Kafka keeps messages"):
-        task({"answer_days": days, "rejected_days": days, "dry_run": False})
+        task({"answer_days": days, "replay_days": days, "rejected_days": days, "dry_run": False})

@@ -83,6 +83,14 @@ def test_a_canary_is_apart_and_each_deployment_has_its_own() -> None:
     assert stored({**ANSWER, "Canary": False})[0] == Collection.RESPONSES
 
 
+def test_a_replay_is_apart_and_no_canary() -> None:
+    replay = "manual__2026-01-01T00:00:00.123456+00:00"
+    collection, document = stored({**ANSWER, "Replay": replay})
+    assert (collection, document["_id"], document["Replay"]) == (Collection.REPLAYS, UUID, replay)
+    assert stored({**ANSWER, "Replay": None})[0] == Collection.RESPONSES
+    assert stored({**ANSWER, "Replay": replay, "Canary": True})[0] == Collection.CANARIES
+
+
 def test_a_dead_letter_is_named_after_its_request_and_found_by_its_uuid_in_lower_case() -> None:
     collection, document = stored({**LETTER, "UUID": UUID.upper()}, topic=DEAD_LETTER_TOPIC)
     assert collection == Collection.REJECTED

@@ -8,7 +8,7 @@ from __future__ import annotations
 from flask import Flask, Response, request
 
 from flight_delays.settings import Settings, get_settings
-from webapp import errors, health, predictions, rate_limit
+from webapp import errors, health, predictions, rate_limit, scoreboard
 from webapp.services import Services
 
 MAX_BODY_BYTES = 16 * 1024
@@ -35,6 +35,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or get_settings()
     app.extensions[Services.KEY] = Services(settings)
     app.register_blueprint(predictions.blueprint)
+    app.register_blueprint(scoreboard.blueprint)
     app.register_blueprint(health.blueprint)
     app.before_request(_refuse_other_sites)
     app.after_request(_add_headers)

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 TIME_OF: Final = {
     Collection.RESPONSES: "PredictedAt",
     Collection.REPLAYS: "PredictedAt",
+    Collection.SCOREBOARD: "UpdatedAt",
     Collection.REJECTED: "RejectedAt",
     Collection.EVENTS: "At",
 }
@@ -114,8 +115,9 @@ def answers(params: dict[str, Any]) -> str:
 
 
 def replays(params: dict[str, Any]) -> str:
-    """Replays' answers, by `PredictedAt`."""
-    return _expired(Collection.REPLAYS, params["replay_days"], dry_run=params["dry_run"])
+    """Replays' answers, by `PredictedAt`, and their scores, by `UpdatedAt`."""
+    kinds = (Collection.REPLAYS, Collection.SCOREBOARD)
+    return "; ".join(_expired(kind, params["replay_days"], dry_run=params["dry_run"]) for kind in kinds)
 
 
 def rejected(params: dict[str, Any]) -> str:

@@ -24,6 +24,8 @@ class DagId(StrEnum):
     PREDICTOR = "flight_delay_predictor"
     HEALTH = "flight_delay_predictor_health"
     DEAD_LETTERS = "flight_delay_dead_letters"
+    REPLAY = "flight_delay_replay"
+    DRIFT = "flight_delay_drift"
     MAINTENANCE = "maintenance"
 
 
@@ -44,6 +46,7 @@ class Tag(StrEnum):
     PREDICTOR = "predictor"
     HEALTH = "health"
     DEAD_LETTERS = "dead-letters"
+    QUALITY = "quality"
     MAINTENANCE = "maintenance"
 
 

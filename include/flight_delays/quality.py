@@ -111,7 +111,7 @@ def _matches(pattern: str) -> Any:
 def _month(rows: pd.DataFrame, before: pd.DataFrame | None, *, max_shift: float, min_rows: float) -> dict[str, Any]:
     from pandera.errors import SchemaErrors
 
-    shift = {} if before is None else _shift(rows, before)
+    shift = {} if before is None else distances(rows, before, _NUMBERS, _CATEGORIES)
     failed: list[str] = []
     try:
         expected = schema(0 if before is None else len(before), shift, max_shift=max_shift, min_rows=min_rows)
@@ -132,14 +132,20 @@ def _month(rows: pd.DataFrame, before: pd.DataFrame | None, *, max_shift: float,
     }
 
 
-def _shift(rows: pd.DataFrame, before: pd.DataFrame) -> dict[str, float]:
-    """Distances 0..1 between two months: for numbers the largest gap between the cumulative distributions."""
+def distances(
+    rows: pd.DataFrame, before: pd.DataFrame, numbers: Iterable[str], categories: Iterable[str]
+) -> dict[str, float]:
+    """How far two sets of flights differ in each column, 0 (alike) .. 1 (nothing in common).
+
+    For numbers the largest gap between the cumulative distributions (Kolmogorov-Smirnov), for categories the
+    Jensen-Shannon distance to base 2.
+    """
     import pandas as pd
     from scipy.spatial.distance import jensenshannon
     from scipy.stats import ks_2samp
 
-    shift = {name: float(ks_2samp(rows[name], before[name], method="asymp").statistic) for name in _NUMBERS}
-    for name in _CATEGORIES:
+    shift = {name: float(ks_2samp(rows[name], before[name], method="asymp").statistic) for name in numbers}
+    for name in categories:
         counts = pd.concat([each[name].astype(str).value_counts() for each in (rows, before)], axis=1).fillna(0)
         shift[name] = float(jensenshannon(counts.iloc[:, 0], counts.iloc[:, 1], base=2))
     return shift

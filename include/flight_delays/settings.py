@@ -102,7 +102,8 @@ class Settings(BaseSettings):
     ivy_settings: str = Field(default="", description="Ivy settings file for a proxy or a mirror of Maven Central")
 
     answer_retention_days: float = Field(default=90, gt=0, description="How long answers are kept")
-    replay_retention_days: float = Field(default=30, gt=0, description="How long replays' answers are kept")
+    drift_alarm: float = Field(default=0, ge=0, le=1, description="Distance to training that fails the drift report")
+    replay_retention_days: float = Field(default=30, gt=0, description="How long replays are kept")
     rejected_retention_days: float = Field(default=30, gt=0, description="How long rejected messages are kept")
     event_retention_days: float = Field(default=90, gt=0, description="How long the predictor's events are kept")
     models_kept: int = Field(default=10, ge=1, description="Newest model versions that are kept, beside those in use")

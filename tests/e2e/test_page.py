@@ -13,6 +13,8 @@ from pymongo.database import Database
 
 from flight_delays.contract import BUCKETS, Collection
 from tests.web.form import FORM
+from tests.web.test_scoreboard import PAGE as SCOREBOARD
+from tests.web.test_scoreboard import replay
 
 pytestmark = [pytest.mark.browser, pytest.mark.integration]
 
@@ -162,3 +164,26 @@ def test_web_app_gone_is_said(web_app: Callable[..., Any], page: Page) -> None:
         page.goto(url + FORM)
     page.get_by_role("button", name="Predict", exact=True).click()
     expect(page.locator("#problem")).to_contain_text("cannot be reached")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_scoreboard_shows_a_replay_as_it_grows(
+    stack: Any, web_app: Callable[..., Any], mongo: Database[Any], browser: Browser, page: Page, width: int
+) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    with web_app() as url:
+        page.goto(url + SCOREBOARD)
+        expect(page.locator("#status")).to_contain_text("airflow dags trigger flight_delay_replay")
+        mongo[Collection.SCOREBOARD].insert_one(replay("a", 1, "running"))
+        expect(page.locator("#status")).to_contain_text("1 answered")
+        expect(page.locator("#scores")).to_contain_text("So far")
+        mongo[Collection.SCOREBOARD].replace_one({"_id": "a"}, replay("a", 3))
+        expect(page.locator("#status")).to_contain_text("Done: 3 of 3 flights sent, 3 answered")
+        expect(page.locator("#groups")).to_contain_text("LGA")
+        expect(page.locator("#confusion .right")).to_have_count(4)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+        mongo[Collection.SCOREBOARD].insert_one(replay("b", 0, "running"))
+        page.select_option("#replay", "a", timeout=20_000)
+        assert page.url.endswith("?replay=a")
+        page.reload()
+        expect(page.locator("#status")).to_contain_text("Done")

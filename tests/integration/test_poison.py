@@ -196,7 +196,7 @@ POISON = {
     "time as number": Poison(fields(CRSDepTime=900), Reason.WRONG_TYPE, "CRSDepTime"),
     "canary as text": Poison(fields(Canary="true"), Reason.WRONG_TYPE, "Canary"),
     "replay with a space": Poison(fields(Replay="a b"), Reason.INVALID_FORMAT, "Replay"),
-    "replay too long": Poison(fields(Replay="x" * 101), Reason.INVALID_FORMAT, "Replay"),
+    "replay too long": Poison(fields(Replay="x" * 251), Reason.INVALID_FORMAT, "Replay"),
     "replay as number": Poison(fields(Replay=1), Reason.WRONG_TYPE, "Replay"),
     "canary as number": Poison(fields(Canary=1), Reason.WRONG_TYPE, "Canary"),
 }

@@ -80,7 +80,7 @@ def test_context_is_optional_and_an_integer_is_a_number() -> None:
         ("Replay", ""),
         ("Replay", "a b"),
         ("Replay", "x\n"),
-        ("Replay", "x" * 101),
+        ("Replay", "x" * 251),
     ],
 )
 def test_a_wrong_value_is_an_error_of_its_field(field: str, value: Any) -> None:

@@ -1,0 +1,110 @@
+"""Drift: whether what is asked lately still looks like what the serving model was trained on."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from flight_delays import quality, registry
+from flight_delays.contract import Collection
+from flight_delays.records import month_files
+from flight_delays.sources import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pymongo.database import Database
+
+log = logging.getLogger("flight_delays.drift")
+
+NUMBERS: Final = ("DepDelay", "Distance", "DayOfWeek")
+CATEGORIES: Final = ("Carrier", "Origin", "Dest", "Route")
+_SAMPLE: Final = 50_000
+"""So many flights of either side are looked at, at most."""
+
+
+class DriftError(DataError):
+    """What is asked is further from the training data than the alarm allows."""
+
+
+def report(
+    db: Database[dict[str, Any]],
+    models: Path,
+    records: Path,
+    *,
+    since: dt.datetime,
+    replay: str | None = None,
+    at_least: int = 100,
+    alarm: float = 0,
+) -> dict[str, Any]:
+    """Distances (see `quality.distances`) between the flights asked about and those of the champion's training.
+
+    Asked are the answers to people since then, the newest first, or all of a `replay`. Returns `model`, `asked` and
+    `trained` (numbers of flights), `distances`, and `unseen` (the share of flights with a value that training had
+    not), also logged as a table; `distances` is empty below `at_least` flights. Raises DriftError above `alarm`
+    (0: never), and DataError where no model serves or its training data are gone.
+    """
+    import pandas as pd
+
+    champion = registry.read_pointer(models).champion
+    if champion is None:
+        raise DataError("There is no model yet: train one with the DAG agile_data_science_batch_prediction_model_training")
+    columns = [*NUMBERS, *CATEGORIES]
+    asked = pd.DataFrame(islice(_asked(db, since, replay), _SAMPLE), columns=columns)
+    found: dict[str, Any] = {"model": champion, "asked": len(asked), "distances": {}, "unseen": {}}
+    if len(asked) < at_least:
+        log.info("%d flights were asked about since %s: too few to judge (at least %d)", len(asked), since, at_least)
+        return found
+    trained = _trained(records, registry.load_metadata(models, champion).training)
+    distances = quality.distances(asked, trained, NUMBERS, CATEGORIES)
+    unseen = {name: float((~asked[name].isin(trained[name].unique())).mean()) for name in CATEGORIES}
+    found |= {"trained": len(trained), "distances": _rounded(distances), "unseen": _rounded(unseen)}
+    log.info("%s", as_text(found))
+    if alarm and (far := {name: value for name, value in found["distances"].items() if value > alarm}):
+        raise DriftError(
+            f"What is asked has drifted from the training data of {champion}: {far}, more than {alarm:g} "
+            "(FLIGHTS_DRIFT_ALARM). Look at what changed; if it is real, import newer flight records and train on them"
+        )
+    return found
+
+
+def _asked(db: Database[dict[str, Any]], since: dt.datetime, replay: str | None) -> Iterator[dict[str, Any]]:
+    wanted = dict.fromkeys([*NUMBERS, *CATEGORIES, "PredictedAt"], 1)
+    if replay:
+        yield from db[Collection.REPLAYS].find({"Replay": replay}, wanted)
+        return
+    for answer in db[Collection.RESPONSES].find({}, wanted).sort("$natural", -1):
+        if answer["PredictedAt"] < since:  # all further ones are older: natural order is that of insertion
+            return
+        yield answer
+
+
+def _trained(records: Path, period: registry.Period) -> pd.DataFrame:
+    import pandas as pd
+    from pyarrow import parquet
+
+    between = [("FlightDate", ">=", period.first), ("FlightDate", "<=", period.last)]
+    columns = [name for name in (*NUMBERS, *CATEGORIES) if name != "Route"]
+    tables = [parquet.read_table(file, columns=columns, filters=between).to_pandas() for file in month_files(records)]
+    rows = pd.concat(tables).dropna() if tables else pd.DataFrame()
+    if rows.empty:
+        raise DataError(f"The flight records of the model's training, {period.first} to {period.last}, are gone")
+    rows = rows.sample(min(_SAMPLE, len(rows)), random_state=1)
+    return rows.assign(Route=rows["Origin"].astype(str) + "-" + rows["Dest"].astype(str))
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """A report as a table, to be read in a task's log."""
+    lines = [f"{found['asked']:,} flights asked about, against {found['trained']:,} of the training of {found['model']}"]
+    lines.append(f"{'':<12}{'distance 0..1':>14}{'unseen':>9}")
+    for name, value in sorted(found["distances"].items(), key=lambda each: -each[1]):
+        unseen = f"{found['unseen'][name]:.1%}" if name in found["unseen"] else ""
+        lines.append(f"{name:<12}{value:>14.3f}{unseen:>9}".rstrip())
+    return "\n".join(lines)

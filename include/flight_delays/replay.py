@@ -1,0 +1,219 @@
+"""Replays: a past period's flights through the real line once more, in the order of time, against what happened.
+
+A flight's message holds what was known at its departure. How late it arrived never leaves this process: it is compared
+with the answer in MongoDB, and the score so far is a document that the web app's scoreboard shows.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID, uuid5
+
+from flight_delays.context import find_context
+from flight_delays.contract import REQUEST_TOPIC, Collection, Request
+from flight_delays.features import date_parts
+from flight_delays.records import read_manifest
+from flight_delays.scoreboard import Scoreboard
+from flight_delays.sources import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from confluent_kafka import Producer
+    from pymongo.database import Database
+
+log = logging.getLogger("flight_delays.replay")
+
+_ASKED: Final = ["Carrier", "FlightDate", "FlightNum", "Origin", "Dest", "DepDelay", "Distance", "CRSDepTime"]
+_NAMESPACE: Final = UUID("6f3d0c1e-5f5b-4c0e-9d57-0b6a6d1c9a11")
+_KAFKA_SECONDS: Final = 30.0
+_SCORE_SECONDS: Final = 1.0
+_LOG_SECONDS: Final = 15.0
+_LOOKED_UP: Final = 1000
+"""So many open flights are looked for at a time, oldest first: they are answered in the order in which they were sent."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which flights are sent, and how many a second; `limit` (if any) takes the first so many."""
+
+    first: dt.date
+    last: dt.date
+    rate: float
+    limit: int | None = None
+
+
+def flights(records: Path, plan: Plan) -> pd.DataFrame:
+    """The plan's flights that arrived, in the order of scheduled departure, with `ArrDelay`.
+
+    Raises DataError where the published records have none.
+    """
+    import pandas as pd
+    from pyarrow import parquet
+
+    manifest = read_manifest(records)
+    there = {month.month: records / month.path for month in manifest.months} if manifest else {}
+    wanted = [file for month, file in there.items() if f"{plan.first:%Y-%m}" <= month <= f"{plan.last:%Y-%m}"]
+    between = [("FlightDate", ">=", plan.first), ("FlightDate", "<=", plan.last)]
+    tables = [parquet.read_table(file, columns=[*_ASKED, "ArrDelay"], filters=between).to_pandas() for file in wanted]
+    found = pd.concat(tables).dropna() if tables else pd.DataFrame()
+    if found.empty:
+        months = f"{min(there)} to {max(there)}" if there else "none"
+        raise DataError(f"No flights from {plan.first} to {plan.last} among the flight records (months: {months})")
+    ordered = found.sort_values(["FlightDate", "CRSDepTime", "Carrier", "FlightNum"], kind="stable")
+    return ordered.head(plan.limit or len(ordered)).reset_index(drop=True)
+
+
+def uuid_of(replay: str, number: int) -> str:
+    """The request's UUID: a run that is cut off and goes on sends no flight as a new one."""
+    return str(uuid5(_NAMESPACE, f"{replay}/{number}"))
+
+
+def message(uuid: str, replay: str, flight: Mapping[str, Any], context: Mapping[str, Any]) -> str:
+    """The request as the web app would write it, plus `Replay`."""
+    asked = {name: flight[name] for name in _ASKED}
+    day = asked["FlightDate"]
+    asked |= {"FlightDate": day.isoformat(), **date_parts(day)._asdict(), **context}
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return Request(UUID=uuid, Timestamp=now, Replay=replay, **asked).model_dump_json(exclude_none=True)
+
+
+def run(
+    replay: str,
+    plan: Plan,
+    records: Path,
+    db: Database[dict[str, Any]],
+    producer: Producer,
+    *,
+    answer_seconds: float = 60,
+    expected: Callable[[str], dict[str, Any]] = lambda _: {},
+) -> dict[str, Any]:
+    """Sends the plan's flights as the run `replay`, scores their answers as they come, and returns the last score.
+
+    A run of that name that was cut off goes on where Kafka last confirmed. The score is written once a second into
+    `Collection.SCOREBOARD`; `expected` gives what to show beside it for a model version. Ends when all flights are
+    answered or rejected, or when none was for `answer_seconds`. Raises RuntimeError where Kafka does not confirm.
+    """
+    rows = flights(records, plan)
+    uuids = [uuid_of(replay, number) for number in range(len(rows))]
+    documents = db[Collection.SCOREBOARD]
+    before = documents.find_one({"_id": replay}) or {}
+    sent = min(int(before.get("Sent", 0)), len(rows))
+    board = Scoreboard(rows["ArrDelay"], rows["Carrier"], rows["Origin"])
+    asked = rows[_ASKED].to_dict("records")
+    about = {
+        "StartedAt": before.get("StartedAt") or dt.datetime.now(dt.UTC),
+        "First": plan.first.isoformat(),
+        "Last": plan.last.isoformat(),
+        "Rate": plan.rate,
+        "Flights": len(rows),
+    }
+
+    def note(state: str) -> dict[str, Any]:
+        score = board.summary()
+        versions = score["ModelVersions"]
+        score["Expected"] = expected(max(versions, key=versions.__getitem__)) if versions else {}
+        document = {**about, "State": state, "Sent": sent, "UpdatedAt": dt.datetime.now(dt.UTC), **score}
+        documents.replace_one({"_id": replay}, document, upsert=True)
+        return {"_id": replay, **document}
+
+    log.info("%s flights from %s to %s, %g a second", f"{len(rows):,}", plan.first, plan.last, plan.rate)
+    if sent:
+        log.info("goes on after flight %s", f"{sent:,}")
+    failures: list[str] = []
+    pending = list(range(sent))  # of the part before a cut, too
+    begin, first = time.monotonic(), sent
+    scored = logged = progressed = begin
+    state = "cut off"
+    try:
+        while sent < len(rows) or pending:
+            now = time.monotonic()
+            # No more than a second's flights at once, so that the score goes on when sending cannot keep up.
+            due = min(len(rows), first + int((now - begin) * plan.rate) + 1, sent + max(1, int(plan.rate)))
+            for number in range(sent, due):
+                flight = asked[number]
+                known = find_context(db, {**flight, "FlightDate": flight["FlightDate"].isoformat()})
+                producer.produce(
+                    REQUEST_TOPIC,
+                    key=uuids[number],
+                    value=message(uuids[number], replay, flight, known),
+                    on_delivery=lambda error, _: failures.append(str(error)) if error else None,
+                )
+                pending.append(number)
+                producer.poll(0)
+            if due > sent:
+                if producer.flush(_KAFKA_SECONDS) or failures:
+                    why = failures[0] if failures else f"no confirmation within {_KAFKA_SECONDS:.0f} s"
+                    raise RuntimeError(f"Kafka did not take the flights: {why}; a retry goes on after flight {sent:,}")
+                sent, progressed = due, time.monotonic()
+            if time.monotonic() - scored >= _SCORE_SECONDS:
+                scored = time.monotonic()
+                left = _score(db, board, uuids, pending)
+                if len(left) < len(pending):
+                    progressed = scored
+                pending = left
+                document = note("running")
+                if scored - logged >= _LOG_SECONDS:
+                    logged = scored
+                    log.info("%s", one_line(document))
+                if sent == len(rows) and pending and scored - progressed > answer_seconds:
+                    log.warning("no answer for %.0f s: %s flights stay open", answer_seconds, f"{len(pending):,}")
+                    break
+            time.sleep(0.02)
+        state = "done"
+    finally:
+        document = note(state)
+    log.info("%s", as_text(document))
+    return document
+
+
+def _score(db: Database[dict[str, Any]], board: Scoreboard, uuids: list[str], pending: list[int]) -> list[int]:
+    """Takes what is answered or rejected into the score; returns the flights that are still open."""
+    asked, later = pending[:_LOOKED_UP], pending[_LOOKED_UP:]
+    wanted = {uuids[number]: number for number in asked}
+    fields = ["Probability", "ModelVersion"]
+    for answer in db[Collection.REPLAYS].find({"_id": {"$in": list(wanted)}}, fields):
+        board.add(wanted.pop(answer["_id"]), answer["Probability"], answer["ModelVersion"])
+    if len(wanted) == len(asked):  # nothing came: perhaps they were rejected
+        for number in sorted(wanted.values())[:100]:
+            if db[Collection.REJECTED].find_one({"UUID": uuids[number]}, ["_id"]):
+                board.rejected += 1
+                del wanted[uuids[number]]
+    return [*sorted(wanted.values()), *later]
+
+
+def one_line(document: Mapping[str, Any]) -> str:
+    """How far a replay is, and how good, in one line for a log."""
+    text = f"{document['Sent']:,} of {document['Flights']:,} sent, {document['Answered']:,} answered"
+    if score := document["SoFar"]:
+        text += f"; accuracy {score['accuracy']:.3f}, log-loss {score['log_loss']:.3f}"
+    if window := document["Window"]:
+        text += f"; the last {window['rows']:,}: {window['accuracy']:.3f}, {window['log_loss']:.3f}"
+    return text
+
+
+def as_text(document: Mapping[str, Any]) -> str:
+    """A replay's score as tables, to be read in a task's log."""
+    from flight_delays.contract import BUCKETS
+
+    lines = [one_line(document), ""]
+    head = f"{'':<22}{'flights':>9}{'accuracy':>10}{'macro-F1':>10}{'log-loss':>10}{'Brier':>8}{'calibration':>13}"
+    lines.append(head)
+    rows = {"so far": document["SoFar"], "last": document["Window"], "on the holdout": document["Expected"]}
+    rows |= {f"carrier {name}": score for name, score in document["ByCarrier"].items()}
+    rows |= {f"origin {name}": score for name, score in document["ByOrigin"].items()}
+    for name, score in rows.items():
+        if score:
+            lines.append(
+                f"{name:<22}{score['rows']:>9,}{score['accuracy']:>10.3f}{score['macro_f1']:>10.3f}"
+                f"{score['log_loss']:>10.3f}{score['brier']:>8.3f}{score['calibration_error']:>13.3f}"
+            )
+    lines += ["", "what happened (rows) against what was predicted (columns)"]
+    for bucket, counts in zip(BUCKETS, document["Confusion"], strict=True):
+        lines.append(f"{bucket.label:<36}" + "".join(f"{count:>9,}" for count in counts))
+    return "\n".join(lines)

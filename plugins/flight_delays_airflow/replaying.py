@@ -1,0 +1,56 @@
+"""Airflow's connections for the DAGs flight_delay_replay and flight_delay_drift; flight_delays does the work."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from flight_delays import registry
+from flight_delays.contract import DATABASE
+from flight_delays.names import KAFKA_CONNECTION, MONGO_CONNECTION
+from flight_delays.settings import get_settings
+
+
+def replay(params: Mapping[str, Any], run_id: str) -> dict[str, Any]:
+    """Sends the flights and scores the answers; see replay.run. Returns what the scoreboard shows, without the curve."""
+    from airflow.providers.apache.kafka.hooks.produce import KafkaProducerHook
+
+    from flight_delays import replay
+
+    settings = get_settings()
+    first, last = (dt.date.fromisoformat(params[name]) for name in ("first", "last"))
+    plan = replay.Plan(first, last, params["rate"], params["limit"])
+
+    def expected(version: str) -> dict[str, Any]:
+        try:
+            return registry.load_metadata(settings.models, version).metrics.model_dump()
+        except (registry.RegistryError, OSError):
+            return {}
+
+    with _database() as db:
+        producer = KafkaProducerHook(KAFKA_CONNECTION).get_producer()
+        score = replay.run(run_id, plan, settings.records, db, producer, expected=expected)
+    times = {name: score[name].isoformat(timespec="seconds") for name in ("StartedAt", "UpdatedAt")}
+    return {name: value for name, value in {**score, **times}.items() if name != "Curve"}
+
+
+def drift(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Compares what was asked with the training data; see drift.report."""
+    from flight_delays import drift
+
+    settings = get_settings()
+    since = dt.datetime.now(dt.UTC) - dt.timedelta(days=params["days"])
+    options = {name: params[name] for name in ("replay", "at_least", "alarm")}
+    with _database() as db:
+        return drift.report(db, settings.models, settings.records, since=since, **options)
+
+
+@contextmanager
+def _database() -> Iterator[Any]:
+    from airflow.providers.mongo.hooks.mongo import MongoHook
+    from bson.codec_options import CodecOptions
+
+    with MongoHook(MONGO_CONNECTION) as hook:
+        yield hook.get_conn().get_database(DATABASE, CodecOptions(tz_aware=True))

@@ -65,8 +65,8 @@ import org.h2.mvstore.type.BasicDataType;
  *
  * <p>Compaction rewrites as much as the write buffer holds, and all else waits: with 600,000 documents (740 MB) and 16
  * MiB the line stood still for 300 to 600 ms every 3 s (10 requests a second, p99 543 ms). With 2 MiB it does not (p99
- * 52 ms); batches then go in at 9,400/s instead of 11,600, and 80,000 documents, 60,000 of them alone, take 470 MB as
- * before. A lower fill rate (50, 70) stops the pauses, too, but then the file grows on.
+ * 52 ms); batches then go in at 9,400/s instead of 11,600, and 80,000 documents, 60,000 of them alone, take 470 MB
+ * instead of 500. A lower fill rate (50, 70) stops the pauses, too, but then the file grows on.
  */
 public final class EmbeddedMongo {
     /** pymongo 4.20 refuses a server below wire version 9 (MongoDB 4.4); mongo-java-server says 8. */

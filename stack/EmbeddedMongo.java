@@ -29,6 +29,8 @@ import java.util.PriorityQueue;
 import java.util.Set;
 import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.locks.ReadWriteLock;
+import java.util.concurrent.locks.ReentrantReadWriteLock;
 import java.util.stream.Stream;
 import java.util.stream.StreamSupport;
 import org.h2.mvstore.Cursor;
@@ -109,10 +111,15 @@ public final class EmbeddedMongo {
         }
     }
 
-    /** Commits a command's writes before the client gets its answer, so that kill -9 loses nothing acknowledged. */
+    /**
+     * Commits a command's writes before the client gets its answer, so that kill -9 loses nothing acknowledged; and
+     * what a client reads is committed, too: an answer seen once would else be gone after a crash, or a full disk.
+     */
     private static final class Backend extends H2Backend {
         private static final Set<String> READS =
             Set.of("find", "getMore", "count", "distinct", "ismaster", "isMaster", "hello", "ping", "buildInfo");
+        /** Held by the command that writes, until its writes are on disk. */
+        private final ReadWriteLock uncommitted = new ReentrantReadWriteLock();
         private volatile boolean closing;
 
         Backend(MVStore store) {
@@ -132,18 +139,40 @@ public final class EmbeddedMongo {
 
         @Override
         public Document handleMessage(MongoMessage message) {
-            MVStore store = getMvStore();
+            if (READS.contains(message.getDocument().keySet().iterator().next())) {
+                try {
+                    return super.handleMessage(message);
+                } finally { // what was read may be of a command that is not committed yet
+                    uncommitted.readLock().lock();
+                    uncommitted.readLock().unlock();
+                    endIfFailed();
+                }
+            }
+            uncommitted.writeLock().lock();
             try {
                 return super.handleMessage(message);
             } finally {
-                if (!READS.contains(message.getDocument().keySet().iterator().next()) && !store.isClosed()) {
-                    store.commit(); // hands over to H2's writer threads,
-                    store.executeFilestoreOperation(() -> { }); // and this waits for them
+                try {
+                    makeDurable();
+                } finally {
+                    endIfFailed(); // before those who wait may go on
+                    uncommitted.writeLock().unlock();
                 }
-                if (store.isClosed() && !closing) { // by H2, because it failed: a new process must try again
-                    System.err.println("The store failed: " + store.getPanicException());
-                    Runtime.getRuntime().halt(1);
-                }
+            }
+        }
+
+        private void makeDurable() {
+            MVStore store = getMvStore();
+            if (!store.isClosed()) {
+                store.commit(); // hands over to H2's writer threads,
+                store.executeFilestoreOperation(() -> { }); // and this waits for them
+            }
+        }
+
+        private void endIfFailed() {
+            if (getMvStore().isClosed() && !closing) { // by H2, because it failed: a new process must try again
+                System.err.println("The store failed: " + getMvStore().getPanicException());
+                Runtime.getRuntime().halt(1);
             }
         }
 

@@ -29,6 +29,8 @@ import java.util.PriorityQueue;
 import java.util.Set;
 import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.locks.ReadWriteLock;
+import java.util.concurrent.locks.ReentrantReadWriteLock;
 import java.util.stream.Stream;
 import java.util.stream.StreamSupport;
 import org.h2.mvstore.Cursor;
@@ -65,8 +67,8 @@ import org.h2.mvstore.type.BasicDataType;
  *
  * <p>Compaction rewrites as much as the write buffer holds, and all else waits: with 600,000 documents (740 MB) and 16
  * MiB the line stood still for 300 to 600 ms every 3 s (10 requests a second, p99 543 ms). With 2 MiB it does not (p99
- * 52 ms); batches then go in at 9,400/s instead of 11,600, and 80,000 documents, 60,000 of them alone, take 470 MB as
- * before. A lower fill rate (50, 70) stops the pauses, too, but then the file grows on.
+ * 52 ms); batches then go in at 9,400/s instead of 11,600, and 80,000 documents, 60,000 of them alone, take 470 MB
+ * instead of 500. A lower fill rate (50, 70) stops the pauses, too, but then the file grows on.
  */
 public final class EmbeddedMongo {
     /** pymongo 4.20 refuses a server below wire version 9 (MongoDB 4.4); mongo-java-server says 8. */
@@ -109,10 +111,15 @@ public final class EmbeddedMongo {
         }
     }
 
-    /** Commits a command's writes before the client gets its answer, so that kill -9 loses nothing acknowledged. */
+    /**
+     * Commits a command's writes before the client gets its answer, so that kill -9 loses nothing acknowledged; and
+     * what a client reads is committed, too: an answer seen once would else be gone after a crash, or a full disk.
+     */
     private static final class Backend extends H2Backend {
         private static final Set<String> READS =
             Set.of("find", "getMore", "count", "distinct", "ismaster", "isMaster", "hello", "ping", "buildInfo");
+        /** Held by the command that writes, until its writes are on disk. */
+        private final ReadWriteLock uncommitted = new ReentrantReadWriteLock();
         private volatile boolean closing;
 
         Backend(MVStore store) {
@@ -132,18 +139,40 @@ public final class EmbeddedMongo {
 
         @Override
         public Document handleMessage(MongoMessage message) {
-            MVStore store = getMvStore();
+            if (READS.contains(message.getDocument().keySet().iterator().next())) {
+                try {
+                    return super.handleMessage(message);
+                } finally { // what was read may be of a command that is not committed yet
+                    uncommitted.readLock().lock();
+                    uncommitted.readLock().unlock();
+                    endIfFailed();
+                }
+            }
+            uncommitted.writeLock().lock();
             try {
                 return super.handleMessage(message);
             } finally {
-                if (!READS.contains(message.getDocument().keySet().iterator().next()) && !store.isClosed()) {
-                    store.commit(); // hands over to H2's writer threads,
-                    store.executeFilestoreOperation(() -> { }); // and this waits for them
+                try {
+                    makeDurable();
+                } finally {
+                    endIfFailed(); // before those who wait may go on
+                    uncommitted.writeLock().unlock();
                 }
-                if (store.isClosed() && !closing) { // by H2, because it failed: a new process must try again
-                    System.err.println("The store failed: " + store.getPanicException());
-                    Runtime.getRuntime().halt(1);
-                }
+            }
+        }
+
+        private void makeDurable() {
+            MVStore store = getMvStore();
+            if (!store.isClosed()) {
+                store.commit(); // hands over to H2's writer threads,
+                store.executeFilestoreOperation(() -> { }); // and this waits for them
+            }
+        }
+
+        private void endIfFailed() {
+            if (getMvStore().isClosed() && !closing) { // by H2, because it failed: a new process must try again
+                System.err.println("The store failed: " + getMvStore().getPanicException());
+                Runtime.getRuntime().halt(1);
             }
         }
 

@@ -108,10 +108,9 @@ def prove(stack: Stack, clock: Clock, rate: float, requests: int) -> tuple[list[
                     lambda victim=victim: faults.freeze(stack, victim, FROZEN_SECONDS),
                 )
             for service in ("kafka", "mongo"):
-                folder = stack.settings.home / service
                 phase(
                     f"disk full: {service}, {FULL_SECONDS} s",
-                    lambda folder=folder: faults.fill_disk(folder, FULL_SECONDS),
+                    lambda service=service: faults.fill_disk_of(stack, service, FULL_SECONDS),
                 )
             for seconds in JUMPS:
                 name = f"clock of all processes off by {seconds / 3600:+.0f} h" if seconds else "clock right again"

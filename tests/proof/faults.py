@@ -16,10 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
+from pymongo.collection import Collection
+from pymongo.errors import PyMongoError
 
-from flight_delays import predictor
+from flight_delays import predictor, store
 from flight_delays.settings import Settings
 from tests.conftest import Stack
 from tests.integration.line import until
@@ -133,6 +136,51 @@ def fill_disk(folder: Path, seconds: float) -> None:
                 time.sleep(0.1)
     finally:
         ballast.unlink()
+
+
+def fill_disk_of(stack: Stack, service: str, seconds: float) -> None:
+    """Leaves the service no room to write for so long.
+
+    MongoDB could write on in free room inside of its file: that is used up, too. Raises AssertionError where it never
+    refused a write all the same.
+    """
+    folder = stack.settings.home / service
+    if service == "mongo":
+        fill_store(stack.settings, folder, seconds)
+    else:
+        fill_disk(folder, seconds)
+
+
+def fill_store(settings: Settings, folder: Path, seconds: float) -> None:
+    """See `fill_disk_of`."""
+    over, refused = threading.Event(), threading.Event()
+    ballast = store.connect(settings, timeoutMS=1000)["ballast"]
+
+    def write() -> None:
+        while not over.is_set():
+            try:
+                ballast.insert_one({"ballast": os.urandom(64 * 1024)})
+            except PyMongoError:
+                refused.set()
+                over.wait(0.5)
+
+    writer = threading.Thread(target=write, name="ballast")
+    writer.start()
+    try:
+        fill_disk(folder, seconds)
+    finally:
+        over.set()
+        writer.join()
+        until(lambda: _dropped(ballast), 60, "the ballast to go")
+    assert refused.is_set(), "MongoDB wrote on although its disk was full"
+
+
+def _dropped(collection: Collection[dict[str, Any]]) -> bool:
+    try:
+        collection.drop()
+    except PyMongoError:  # it starts anew
+        return False
+    return True
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def test_a_disk_is_full(engines: Stack, witness: Witness, service: str) -> None:
     if not faults.can_mount():
         pytest.skip(NO_MOUNT)
     before = time.monotonic()
-    faults.fill_disk(engines.settings.home / service, 8)
+    faults.fill_disk_of(engines, service, 8)
     faults.recovered(witness, max(before, time.monotonic()))
     settled(witness, engines)
 

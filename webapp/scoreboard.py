@@ -27,7 +27,7 @@ def page() -> str:
 
 @blueprint.get("/flights/delays/scoreboard/score")
 def score() -> Response:
-    """`{"replays": [...], "score": {...} | null}`: the replays, newest first, and the score of `?replay=` (the newest)."""
+    """`{"replays": [...], "score": {...} | null}`: the replays, newest first, and the score of `?replay=`."""
     wanted = request.args.get("replay")
     with pymongo.timeout(MONGO_SECONDS):
         documents = services().db[Collection.SCOREBOARD]

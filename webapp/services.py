@@ -31,6 +31,7 @@ MONGO_SECONDS: Final = 1.5
 """So long may MongoDB take, retries included: with Kafka's share an answer comes within 3 s."""
 REFRESH_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = 5.0
+_NAMED: Final = ("Carrier", "Origin", "Dest", "Route")
 
 ORIGINAL_EXAMPLE: Final = {
     "Carrier": "AA",
@@ -138,7 +139,10 @@ class Services:
     def unseen(self, document: Mapping[str, Any]) -> list[str] | None:
         """Which of Carrier, Origin, Dest and Route the answer's model never saw; None where its metadata are gone."""
         seen = vocabulary(self.settings.models, str(document.get("ModelVersion")))
-        return None if seen is None else [name for name, values in seen.items() if document.get(name) not in values]
+        if seen is None:
+            return None
+        # The vocabulary also has columns that are made for the model alone, such as the carrier on its route.
+        return [name for name in _NAMED if name in seen and document.get(name) not in seen[name]]
 
 
 def services() -> Services:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flight_delays import quality, registry
 from flight_delays.contract import Collection
+from flight_delays.names import DagId
 from flight_delays.records import month_files
 from flight_delays.sources import DataError
 
@@ -51,7 +52,7 @@ def report(
 
     champion = registry.read_pointer(models).champion
     if champion is None:
-        raise DataError("There is no model yet: train one with the DAG agile_data_science_batch_prediction_model_training")
+        raise DataError(f"There is no model yet: trigger the DAG {DagId.TRAINING}")
     columns = [*NUMBERS, *CATEGORIES]
     asked = pd.DataFrame(islice(_asked(db, since, replay), _SAMPLE), columns=columns)
     found: dict[str, Any] = {"model": champion, "asked": len(asked), "distances": {}, "unseen": {}}
@@ -102,7 +103,7 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
 
 def as_text(found: dict[str, Any]) -> str:
     """A report as a table, to be read in a task's log."""
-    lines = [f"{found['asked']:,} flights asked about, against {found['trained']:,} of the training of {found['model']}"]
+    lines = [f"{found['asked']:,} flights asked about, against {found['trained']:,} that {found['model']} learned from"]
     lines.append(f"{'':<12}{'distance 0..1':>14}{'unseen':>9}")
     for name, value in sorted(found["distances"].items(), key=lambda each: -each[1]):
         unseen = f"{found['unseen'][name]:.1%}" if name in found["unseen"] else ""

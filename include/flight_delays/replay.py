@@ -35,7 +35,7 @@ _KAFKA_SECONDS: Final = 30.0
 _SCORE_SECONDS: Final = 1.0
 _LOG_SECONDS: Final = 15.0
 _LOOKED_UP: Final = 1000
-"""So many open flights are looked for at a time, oldest first: they are answered in the order in which they were sent."""
+"""So many open flights are looked for at a time, oldest first: answers come in the order of sending."""
 
 
 @dataclass(frozen=True)
@@ -99,92 +99,115 @@ def run(
     `Collection.SCOREBOARD`; `expected` gives what to show beside it for a model version. Ends when all flights are
     answered or rejected, or when none was for `answer_seconds`. Raises RuntimeError where Kafka does not confirm.
     """
-    rows = flights(records, plan)
-    uuids = [uuid_of(replay, number) for number in range(len(rows))]
-    documents = db[Collection.SCOREBOARD]
-    before = documents.find_one({"_id": replay}) or {}
-    sent = min(int(before.get("Sent", 0)), len(rows))
-    board = Scoreboard(rows["ArrDelay"], rows["Carrier"], rows["Origin"])
-    asked = rows[_ASKED].to_dict("records")
-    about = {
-        "StartedAt": before.get("StartedAt") or dt.datetime.now(dt.UTC),
-        "First": plan.first.isoformat(),
-        "Last": plan.last.isoformat(),
-        "Rate": plan.rate,
-        "Flights": len(rows),
-    }
-
-    def note(state: str) -> dict[str, Any]:
-        score = board.summary()
-        versions = score["ModelVersions"]
-        score["Expected"] = expected(max(versions, key=versions.__getitem__)) if versions else {}
-        document = {**about, "State": state, "Sent": sent, "UpdatedAt": dt.datetime.now(dt.UTC), **score}
-        documents.replace_one({"_id": replay}, document, upsert=True)
-        return {"_id": replay, **document}
-
-    log.info("%s flights from %s to %s, %g a second", f"{len(rows):,}", plan.first, plan.last, plan.rate)
-    if sent:
-        log.info("goes on after flight %s", f"{sent:,}")
-    failures: list[str] = []
-    pending = list(range(sent))  # of the part before a cut, too
-    begin, first = time.monotonic(), sent
+    going = _Replay(replay, plan, flights(records, plan), db, producer, expected=expected)
+    log.info("%s flights from %s to %s, %g a second", f"{going.flights:,}", plan.first, plan.last, plan.rate)
+    if going.sent:
+        log.info("goes on after flight %s", f"{going.sent:,}")
+    begin, first = time.monotonic(), going.sent
     scored = logged = progressed = begin
     state = "cut off"
     try:
-        while sent < len(rows) or pending:
-            now = time.monotonic()
+        while not going.complete:
             # No more than a second's flights at once, so that the score goes on when sending cannot keep up.
-            due = min(len(rows), first + int((now - begin) * plan.rate) + 1, sent + max(1, int(plan.rate)))
-            for number in range(sent, due):
-                flight = asked[number]
-                known = find_context(db, {**flight, "FlightDate": flight["FlightDate"].isoformat()})
-                producer.produce(
-                    REQUEST_TOPIC,
-                    key=uuids[number],
-                    value=message(uuids[number], replay, flight, known),
-                    on_delivery=lambda error, _: failures.append(str(error)) if error else None,
-                )
-                pending.append(number)
-                producer.poll(0)
-            if due > sent:
-                if producer.flush(_KAFKA_SECONDS) or failures:
-                    why = failures[0] if failures else f"no confirmation within {_KAFKA_SECONDS:.0f} s"
-                    raise RuntimeError(f"Kafka did not take the flights: {why}; a retry goes on after flight {sent:,}")
-                sent, progressed = due, time.monotonic()
+            due = first + int((time.monotonic() - begin) * plan.rate) + 1
+            if going.send(min(due, going.sent + max(1, int(plan.rate)))):
+                progressed = time.monotonic()
             if time.monotonic() - scored >= _SCORE_SECONDS:
                 scored = time.monotonic()
-                left = _score(db, board, uuids, pending)
-                if len(left) < len(pending):
+                if going.score():
                     progressed = scored
-                pending = left
-                document = note("running")
+                document = going.note("running")
                 if scored - logged >= _LOG_SECONDS:
                     logged = scored
                     log.info("%s", one_line(document))
-                if sent == len(rows) and pending and scored - progressed > answer_seconds:
-                    log.warning("no answer for %.0f s: %s flights stay open", answer_seconds, f"{len(pending):,}")
+                if going.sent == going.flights and scored - progressed > answer_seconds:
+                    log.warning("no answer for %.0f s: %s flights stay open", answer_seconds, f"{len(going.open):,}")
                     break
             time.sleep(0.02)
         state = "done"
     finally:
-        document = note(state)
+        document = going.note(state)
     log.info("%s", as_text(document))
     return document
 
 
-def _score(db: Database[dict[str, Any]], board: Scoreboard, uuids: list[str], pending: list[int]) -> list[int]:
-    """Takes what is answered or rejected into the score; returns the flights that are still open."""
-    asked, later = pending[:_LOOKED_UP], pending[_LOOKED_UP:]
-    wanted = {uuids[number]: number for number in asked}
-    fields = ["Probability", "ModelVersion"]
-    for answer in db[Collection.REPLAYS].find({"_id": {"$in": list(wanted)}}, fields):
-        board.add(wanted.pop(answer["_id"]), answer["Probability"], answer["ModelVersion"])
-    if len(wanted) == len(asked):  # nothing came: perhaps they were rejected
-        for number in sorted(wanted.values())[:100]:
-            if db[Collection.REJECTED].find_one({"UUID": uuids[number]}, ["_id"]):
-                board.rejected += 1
-                del wanted[uuids[number]]
-    return [*sorted(wanted.values()), *later]
+class _Replay:
+    """How far a replay is: flights before number `sent` are confirmed by Kafka, those in `open` wait for an answer."""
+
+    def __init__(
+        self,
+        replay: str,
+        plan: Plan,
+        rows: pd.DataFrame,
+        db: Database[dict[str, Any]],
+        producer: Producer,
+        *,
+        expected: Callable[[str], dict[str, Any]],
+    ) -> None:
+        self._replay, self._db, self._producer, self._expected = replay, db, producer, expected
+        self._asked = [{str(name): value for name, value in row.items()} for row in rows[_ASKED].to_dict("records")]
+        self._uuids = [uuid_of(replay, number) for number in range(len(rows))]
+        self._board = Scoreboard(rows["ArrDelay"], rows["Carrier"], rows["Origin"])
+        before = db[Collection.SCOREBOARD].find_one({"_id": replay}) or {}
+        self._about = {
+            "StartedAt": before.get("StartedAt") or dt.datetime.now(dt.UTC),
+            "First": plan.first.isoformat(),
+            "Last": plan.last.isoformat(),
+            "Rate": plan.rate,
+            "Flights": len(rows),
+        }
+        self.flights = len(rows)
+        self.sent = min(int(before.get("Sent", 0)), len(rows))
+        self.open = list(range(self.sent))  # after a cut, the answers so far are read once more
+
+    @property
+    def complete(self) -> bool:
+        return self.sent == self.flights and not self.open
+
+    def send(self, until: int) -> bool:
+        """Sends the flights up to that number and waits for Kafka; says whether there were any."""
+        failures: list[str] = []
+        until = min(until, self.flights)
+        for number in range(self.sent, until):
+            flight = self._asked[number]
+            known = find_context(self._db, {**flight, "FlightDate": flight["FlightDate"].isoformat()})
+            self._producer.produce(
+                REQUEST_TOPIC,
+                key=self._uuids[number],
+                value=message(self._uuids[number], self._replay, flight, known),
+                on_delivery=lambda error, _: failures.append(str(error)) if error else None,
+            )
+            self._producer.poll(0)
+        if until > self.sent and (self._producer.flush(_KAFKA_SECONDS) or failures):
+            why = failures[0] if failures else f"no confirmation within {_KAFKA_SECONDS:.0f} s"
+            raise RuntimeError(f"Kafka did not take the flights: {why}; a retry goes on after flight {self.sent:,}")
+        sent, self.sent = self.sent, until
+        self.open.extend(range(sent, until))
+        return until > sent
+
+    def score(self) -> bool:
+        """Takes what is answered or rejected into the score; says whether there was any."""
+        asked = self.open[:_LOOKED_UP]
+        wanted = {self._uuids[number]: number for number in asked}
+        fields = ["Probability", "ModelVersion"]
+        for answer in self._db[Collection.REPLAYS].find({"_id": {"$in": list(wanted)}}, fields):
+            self._board.add(wanted.pop(answer["_id"]), answer["Probability"], answer["ModelVersion"])
+        if len(wanted) == len(asked):  # nothing came: perhaps they were rejected
+            for number in sorted(wanted.values())[:100]:
+                if self._db[Collection.REJECTED].find_one({"UUID": self._uuids[number]}, ["_id"]):
+                    self._board.rejected += 1
+                    del wanted[self._uuids[number]]
+        self.open[:_LOOKED_UP] = sorted(wanted.values())
+        return len(wanted) < len(asked)
+
+    def note(self, state: str) -> dict[str, Any]:
+        """Writes the score so far for the web app, and returns it."""
+        score = self._board.summary()
+        versions = score["ModelVersions"]
+        score["Expected"] = self._expected(max(versions, key=versions.__getitem__)) if versions else {}
+        document = {**self._about, "State": state, "Sent": self.sent, "UpdatedAt": dt.datetime.now(dt.UTC), **score}
+        self._db[Collection.SCOREBOARD].replace_one({"_id": self._replay}, document, upsert=True)
+        return {"_id": self._replay, **document}
 
 
 def one_line(document: Mapping[str, Any]) -> str:

@@ -49,7 +49,14 @@ class Scoreboard:
         """
         counts = {"Answered": len(self._answered), "Rejected": self.rejected, "ModelVersions": dict(self._versions)}
         if not self._answered:
-            empty = {"SoFar": None, "Window": None, "ByCarrier": {}, "ByOrigin": {}, "Calibration": [], "Curve": []}
+            empty: dict[str, Any] = {
+                "SoFar": None,
+                "Window": None,
+                "ByCarrier": {},
+                "ByOrigin": {},
+                "Calibration": [],
+                "Curve": [],
+            }
             return {**counts, **empty, "Confusion": np.zeros((len(BUCKETS),) * 2, dtype=int).tolist()}
         order = np.asarray(self._answered)
         labels, probabilities = self._labels[order], self._probabilities[order]

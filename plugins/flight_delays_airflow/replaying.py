@@ -14,7 +14,7 @@ from flight_delays.settings import get_settings
 
 
 def replay(params: Mapping[str, Any], run_id: str) -> dict[str, Any]:
-    """Sends the flights and scores the answers; see replay.run. Returns what the scoreboard shows, without the curve."""
+    """Sends the flights and scores the answers; see replay.run. Returns the last score, without the curve."""
     from airflow.providers.apache.kafka.hooks.produce import KafkaProducerHook
 
     from flight_delays import replay

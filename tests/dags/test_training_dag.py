@@ -115,10 +115,11 @@ def test_the_job_understands_its_arguments(dag, home):
         "output": Path(prepared["staged"]),
         "fingerprint": manifest.fingerprint,
         "trees": 7,
-        "depth": 8,
+        "depth": 12,
         "seed": 42,
         "holdout_months": 1,
         "champion": None,
+        "weather": home / "data" / "weather",
     }
     assert home / "models" in Path(prepared["staged"]).parents
     (Path(prepared["staged"]) / "half").touch()

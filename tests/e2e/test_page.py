@@ -168,7 +168,7 @@ def test_web_app_gone_is_said(web_app: Callable[..., Any], page: Page) -> None:
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_scoreboard_shows_a_replay_as_it_grows(
-    stack: Any, web_app: Callable[..., Any], mongo: Database[Any], browser: Browser, page: Page, width: int
+    web_app: Callable[..., Any], mongo: Database[Any], page: Page, width: int
 ) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     with web_app() as url:

@@ -128,9 +128,7 @@ def test_flights_like_those_of_training_have_not_drifted(
     assert set(found["unseen"].values()) == {0.0}
 
 
-def test_later_flights_to_elsewhere_have_drifted(
-    mongo: Database[dict[str, Any]], november: Path, models: Path
-) -> None:
+def test_later_flights_to_elsewhere_have_drifted(mongo: Database[dict[str, Any]], november: Path, models: Path) -> None:
     ask(mongo, november, DepDelay=300.0, Dest="XXX")
     with pytest.raises(drift.DriftError, match=r"DepDelay.*Dest.*FLIGHTS_DRIFT_ALARM"):
         drift.report(mongo, models, november, since=SINCE, alarm=0.3)
@@ -140,9 +138,7 @@ def test_later_flights_to_elsewhere_have_drifted(
     assert found["distances"]["Carrier"] < 0.1
 
 
-def test_old_answers_and_too_few_are_not_judged(
-    mongo: Database[dict[str, Any]], november: Path, models: Path
-) -> None:
+def test_old_answers_and_too_few_are_not_judged(mongo: Database[dict[str, Any]], november: Path, models: Path) -> None:
     ask(mongo, november)
     later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
     assert drift.report(mongo, models, november, since=later, alarm=0.01)["asked"] == 0

@@ -35,7 +35,10 @@ def model(stack: Any) -> Path:
         params=Params(trees=20, depth=5, seed=1, holdout_months=2, max_bins=300),
         categorical=("Carrier", "Origin", "Dest", "Route"),
         numeric=("DepDelay",),
-        vocabulary={"Carrier": ["UA"], "Origin": ["EWR"], "Dest": ["SFO"], "Route": ["EWR-SFO"]},
+        vocabulary={
+            **{"Carrier": ["UA"], "Origin": ["EWR"], "Dest": ["SFO"], "Route": ["EWR-SFO"]},
+            "CarrierRoute": ["UA-EWR-SFO"],  # no field of an answer
+        },
         training=period,
         holdout=period,
         fingerprint="x",

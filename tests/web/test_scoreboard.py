@@ -44,7 +44,7 @@ def test_the_newest_replay_is_shown_and_others_by_their_id(client: FlaskClient, 
 def test_an_unknown_replay_is_404_and_no_operator_is_one(client: FlaskClient) -> None:
     for wanted in ("nothing", '{"$ne": 1}', "x" * 5000):
         refused = client.get(f"{PAGE}/score", query_string={"replay": wanted})
-        assert (refused.status_code, refused.json["error"]) == (404, "unknown_replay"), wanted  # type: ignore[index]
+        assert (refused.status_code, refused.json["code"]) == (404, "unknown_replay"), wanted  # type: ignore[index]
 
 
 def test_the_page_shows_without_any_service_and_its_score_says_503(away: FlaskClient) -> None:

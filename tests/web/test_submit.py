@@ -95,7 +95,7 @@ def test_what_is_known_at_departure_is_in_the_message(
     )
     names = [*Context.model_fields]
 
-    message, _ = message_of(stack, client.post(URL, data=FLIGHT).json["id"])
+    message, _ = message_of(stack, client.post(SUBMIT, data=FLIGHT).json["id"])
     assert {name: message[name] for name in names if name in message} == {
         "CRSDepTime": "0705",
         "CRSArrTime": "0930",
@@ -104,7 +104,7 @@ def test_what_is_known_at_departure_is_in_the_message(
     }
 
     mongo[Collection.CONTEXT].insert_one({"_id": "weather/ATL/2016-12-25", **hours})
-    message, _ = message_of(stack, client.post(URL, data=FLIGHT | {"CRSDepTime": "23:35"}).json["id"])
+    message, _ = message_of(stack, client.post(SUBMIT, data=FLIGHT | {"CRSDepTime": "23:35"}).json["id"])
     assert (message["CRSDepTime"], message["CRSArrTime"]) == ("2335", "0200"), "what the client says wins"
     assert {name: message[name] for name in context.WEATHER if name in message} == {"OriginTemperature": 23.0}
 

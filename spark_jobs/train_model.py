@@ -22,14 +22,14 @@ import numpy as np
 from pyspark.errors import AnalysisException, IllegalArgumentException
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.classification import RandomForestClassificationModel, RandomForestClassifier
-from pyspark.ml.feature import OneHotEncoder, StringIndexer, StringIndexerModel, VectorAssembler
+from pyspark.ml.feature import Imputer, OneHotEncoder, StringIndexer, StringIndexerModel, VectorAssembler
 from pyspark.ml.functions import vector_to_array
 from pyspark.ml.regression import LinearRegression
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from flight_delays import gate, metrics, model_card, registry
-from flight_delays.contract import BUCKETS
+from flight_delays.contract import BUCKETS, GAINS
 from flight_delays.features import (
     CATEGORICAL,
     GAIN_FEATURES,
@@ -37,6 +37,7 @@ from flight_delays.features import (
     NUMERIC,
     REQUIRED,
     TIMES,
+    UNKNOWN,
     WEATHER_FEATURES,
     arrival_bucket,
     with_features,
@@ -49,6 +50,9 @@ from flight_delays.settings import PROJECT
 
 INDEXED = tuple(f"{name}Index" for name in CATEGORICAL)
 ENCODED = tuple(f"{name}Encoded" for name in CATEGORICAL)
+CONTEXT = (*WEATHER_FEATURES, *(f"{name}Filled" for name in GAINS))
+IMPUTED = {name: name.replace("Filled", "Imputed") for name in CONTEXT}
+LINEAR = ("DepDelay", "Distance", "Winter")
 EXPECTED = "ExpectedArrDelay"
 OLD_FEATURES = ("DayOfMonth", "DayOfYear")
 """Inputs of release 0.1.0's models, so that one that still serves can be judged on the same flights."""
@@ -114,12 +118,17 @@ def fit(training: DataFrame, *, trees: int, depth: int, seed: int) -> PipelineMo
     indexer = StringIndexer(
         inputCols=list(CATEGORICAL), outputCols=list(INDEXED), handleInvalid="keep", stringOrderType="alphabetAsc"
     ).fit(training)
-    # The delay to be expected of this carrier on this route. A forest would need a bin for each route in every input
-    # (slow, and 5,000 of them in national data); regularised, rare routes stay near the mean of carrier and airports.
     # The last category, which is dropped, is the one of what was never seen.
     encoder = OneHotEncoder(inputCols=list(INDEXED), outputCols=list(ENCODED), handleInvalid="keep")
-    known = VectorAssembler(
-        inputCols=[*ENCODED, "DepDelay", "Distance"], outputCol="ExpectedFeatures", handleInvalid="keep"
+    # For the regression what is unknown is as usual. The imputer refuses a column of which nothing is known.
+    known = training.select(*(F.count_if(F.col(name) != UNKNOWN).alias(name) for name in CONTEXT)).collect()[0]
+    context = [name for name in CONTEXT if known[name]]
+    imputer = Imputer(inputCols=context, outputCols=[IMPUTED[name] for name in context], missingValue=UNKNOWN)
+    # The delay to be expected of this carrier on this route, on such a day. A forest would need a bin for each route
+    # in every input (slow, and 5,000 of them in national data), and many splits for a sum; regularised, rare routes
+    # stay near the mean of carrier and airports.
+    explained = VectorAssembler(
+        inputCols=[*ENCODED, *LINEAR, *imputer.getOutputCols()], outputCol="ExpectedFeatures", handleInvalid="keep"
     )
     expected = LinearRegression(
         featuresCol="ExpectedFeatures",
@@ -150,7 +159,9 @@ def fit(training: DataFrame, *, trees: int, depth: int, seed: int) -> PipelineMo
         seed=seed,
     )
     try:
-        return Pipeline(stages=[indexer, encoder, known, expected, assembler, forest]).fit(training)
+        return Pipeline(
+            stages=[indexer, encoder, *([imputer] if context else []), explained, expected, assembler, forest]
+        ).fit(training)
     finally:
         training.unpersist()
 
@@ -162,7 +173,7 @@ def predict(model: PipelineModel, flights: DataFrame) -> DataFrame:
         .withColumns(
             {"Prediction": F.col("Prediction").cast("int"), "Probability": vector_to_array(F.col("Probability"))}
         )
-        .drop(*INDEXED, *ENCODED, "ExpectedFeatures", EXPECTED, "Features", "RawPrediction")
+        .drop(*INDEXED, *ENCODED, *IMPUTED.values(), "ExpectedFeatures", EXPECTED, "Features", "RawPrediction")
     )
 
 
@@ -339,8 +350,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description="Train and judge the flight-delay model.")
     parser.add_argument("--records", type=Path, nargs="+", required=True, help="Parquet files of flight records")
     parser.add_argument("--output", type=Path, required=True, help="folder for pipeline/, model card and metadata.json")
-    parser.add_argument("--trees", type=int, default=40)
-    parser.add_argument("--depth", type=int, default=12)
+    parser.add_argument("--trees", type=int, default=20)
+    parser.add_argument("--depth", type=int, default=10)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--holdout-months", type=int, default=2, help="the last so many months judge the model")
     parser.add_argument("--weather", type=Path, help="folder of Parquet files of hourly weather, if there is one")

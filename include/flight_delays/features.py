@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from flight_delays.contract import GAINS, SPLITS, WEATHER
@@ -17,8 +18,9 @@ WEATHER_FEATURES: Final = tuple(f"{name}Filled" for name in WEATHER)
 GAIN_FEATURES: Final = (*(f"{name}Filled" for name in GAINS), *(f"{name}Expected" for name in GAINS))
 """The gains, and the arrival delay that follows if this flight does the same: a tree needs many splits for a sum."""
 REQUIRED: Final = ("DepDelay", "Distance", "DayOfWeek")
-NUMERIC: Final = (*REQUIRED, *TIMES, *WEATHER_FEATURES, *GAIN_FEATURES)
-"""Without the day of the month and of the year: of one year's flights a forest learns those days by heart."""
+NUMERIC: Final = (*REQUIRED, "Winter", *TIMES, *WEATHER_FEATURES, *GAIN_FEATURES)
+"""`Winter` is 1 on the first of January and -1 half a year later. The day of the month and of the year are left out: of
+one year's flights a forest learns those days by heart, and knows nothing of November who has seen October."""
 UNKNOWN: Final = -10_000.0
 """Stands for an absent value in the features: below every real one, so that one split tells it apart."""
 LABEL: Final = "ArrDelayBucket"
@@ -70,6 +72,7 @@ def with_features(flights: DataFrame) -> DataFrame:
             "DayOfYear": F.dayofyear("FlightDate"),
             "DayOfMonth": F.dayofmonth("FlightDate"),
             "DayOfWeek": F.weekday("FlightDate") + F.lit(1),  # weekday() counts from 0 = Monday
+            "Winter": F.cos((F.dayofyear("FlightDate") - 1) * (2 * math.pi / 365.25)),
             "Route": F.concat_ws("-", "Origin", "Dest"),
             "CarrierRoute": F.concat_ws("-", "Carrier", "Origin", "Dest"),
             "CRSDepMinutes": filled(departure),

@@ -115,7 +115,7 @@ def test_the_job_understands_its_arguments(dag, home):
         "output": Path(prepared["staged"]),
         "fingerprint": manifest.fingerprint,
         "trees": 7,
-        "depth": 12,
+        "depth": 10,
         "seed": 42,
         "holdout_months": 1,
         "champion": None,

@@ -36,7 +36,10 @@ def model(stack: Any) -> Path:
         categorical=("Carrier", "Origin", "Dest", "Route"),
         numeric=("DepDelay",),
         vocabulary={
-            **{"Carrier": ["UA"], "Origin": ["EWR"], "Dest": ["SFO"], "Route": ["EWR-SFO"]},
+            "Carrier": ["UA"],
+            "Origin": ["EWR"],
+            "Dest": ["SFO"],
+            "Route": ["EWR-SFO"],
             "CarrierRoute": ["UA-EWR-SFO"],  # no field of an answer
         },
         training=period,

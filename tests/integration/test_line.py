@@ -128,7 +128,8 @@ def test_maintenance_removes_nothing_that_is_in_use(line: Stack) -> None:
     uuid = submit_flight(line.settings, 30)["id"]
     before = registry.versions(line.settings.models)
     states = run_dag(line, DagId.MAINTENANCE)
-    wanted = {"answers", "rejected", "events", "models", "checkpoints", "files", "logs", "airflow_database", "run"}
+    wanted = {"answers", "rejected", "replays", "events", "models", "checkpoints", "files", "logs"}
+    wanted |= {"airflow_database", "run"}
     assert states == dict.fromkeys(wanted, "success")
     assert answer(line, uuid)["status"] == "OK"
     assert registry.versions(line.settings.models) == before

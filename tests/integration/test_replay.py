@@ -99,7 +99,7 @@ def test_days_without_flights_are_an_error_that_names_the_months(november: Path)
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     period = registry.Period(first=dt.date(2013, 11, 1), last=dt.date(2013, 11, 30), rows=27_000)
-    version = registry.publish(tmp_path / "models", versions.stage(tmp_path / "staged", training=period))
+    version = registry.register(tmp_path / "models", versions.stage(tmp_path / "staged", training=period))
     registry.promote(tmp_path / "models", version)
     return tmp_path / "models"
 

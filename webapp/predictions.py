@@ -14,8 +14,8 @@ from flask import Blueprint, Response, jsonify, redirect, render_template, reque
 from werkzeug.wrappers import Response as AnyResponse
 
 from flight_delays.context import find_context
-from flight_delays.contract import BUCKETS, DELAY_MINUTES, FIRST_DATE, LAST_DATE, SUBMIT_PATH, Request, is_uuid
-from flight_delays.features import date_parts
+from flight_delays.contract import BUCKETS, DELAY_MINUTES, FIRST_DATE, LAST_DATE, SUBMIT_PATH, format_timestamp, is_uuid
+from flight_delays.request import request_message
 from webapp.errors import ApiError, InvalidError, UnavailableError
 from webapp.forms import read_flight
 from webapp.producer import NotConfirmedError
@@ -71,7 +71,9 @@ def submit() -> tuple[Response, int, dict[str, str]]:
         raise InvalidError([ApiError(400, "unknown_distance", message, "Dest", "an airport with known coordinates")])
     uuid = str(uuid4())
     try:
-        here.producer.send(uuid, _message(uuid, fields, distance), ANSWER_SECONDS - (time.monotonic() - begin))
+        here.producer.send(
+            uuid, request_message(uuid, **fields, Distance=distance), ANSWER_SECONDS - (time.monotonic() - begin)
+        )
     except NotConfirmedError as error:
         raise UnavailableError("kafka_unavailable", "Kafka did not confirm the request", error) from error
     return jsonify(status="OK", id=uuid), 202, {"Location": url_for("predictions.answer", uuid=uuid)}
@@ -113,13 +115,6 @@ def _body() -> Mapping[str, Any]:
     return request.form.to_dict()
 
 
-def _message(uuid: str, fields: Mapping[str, Any], distance: float) -> str:
-    now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    parts = date_parts(dt.date.fromisoformat(fields["FlightDate"]))
-    message = Request(UUID=uuid, Timestamp=now, Distance=distance, **fields, **parts._asdict())
-    return message.model_dump_json(exclude_none=True)
-
-
 def _wait_seconds() -> float:
     try:
         seconds = float(request.args.get("wait", "0"))
@@ -134,4 +129,4 @@ def _jsonable(name: str, value: Any) -> Any:
     """Dates as ISO 8601, `FlightDate` without a time; MongoDB gives times in UTC."""
     if not isinstance(value, dt.datetime):
         return value
-    return value.date().isoformat() if name == "FlightDate" else value.isoformat().replace("+00:00", "Z")
+    return value.date().isoformat() if name == "FlightDate" else format_timestamp(value)

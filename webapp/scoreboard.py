@@ -9,7 +9,7 @@ from typing import Any, Final
 import pymongo
 from flask import Blueprint, Response, jsonify, render_template, request
 
-from flight_delays.contract import BUCKETS, Collection
+from flight_delays.contract import BUCKETS, Collection, format_timestamp
 from webapp.errors import ApiError
 from webapp.services import MONGO_SECONDS, services
 
@@ -46,5 +46,5 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, list):
         return [_jsonable(each) for each in value]
     if isinstance(value, dt.datetime):
-        return value.isoformat().replace("+00:00", "Z")
+        return format_timestamp(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,6 +20,7 @@ from flight_delays import airports, registry, store
 from flight_delays.canary import FLIGHT
 from flight_delays.contract import Collection
 from flight_delays.distances import find_distance
+from flight_delays.features import NAMED
 from flight_delays.records import read_manifest
 from flight_delays.settings import Settings
 from webapp.producer import RequestProducer
@@ -31,7 +32,6 @@ MONGO_SECONDS: Final = 1.5
 """So long may MongoDB take, retries included: with Kafka's share an answer comes within 3 s."""
 REFRESH_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = 5.0
-_NAMED: Final = ("Carrier", "Origin", "Dest", "Route")
 
 ORIGINAL_EXAMPLE: Final = {
     "Carrier": "AA",
@@ -142,7 +142,7 @@ class Services:
         if seen is None:
             return None
         # The vocabulary also has columns that are made for the model alone, such as the carrier on its route.
-        return [name for name in _NAMED if name in seen and document.get(name) not in seen[name]]
+        return [name for name in NAMED if name in seen and document.get(name) not in seen[name]]
 
 
 def services() -> Services:

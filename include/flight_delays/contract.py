@@ -124,6 +124,11 @@ def parse_timestamp(value: str) -> dt.datetime:
         raise ValueError(f"{value} is out of range") from error
 
 
+def format_timestamp(moment: dt.datetime, timespec: str = "auto") -> str:
+    """The twin of `parse_timestamp`: a time in UTC as ISO 8601 with a Z."""
+    return moment.isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
 DATE_RANGE_SCHEMA: Final[dict[str, Any]] = {
     "format": "date",
     "formatMinimum": FIRST_DATE.isoformat(),

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flight_delays import quality, registry
 from flight_delays.contract import Collection
+from flight_delays.features import NAMED
 from flight_delays.names import DagId
-from flight_delays.records import month_files
+from flight_delays.records import read_flights
 from flight_delays.sources import DataError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("flight_delays.drift")
 
 NUMBERS: Final = ("DepDelay", "Distance", "DayOfWeek")
-CATEGORIES: Final = ("Carrier", "Origin", "Dest", "Route")
 _SAMPLE: Final = 50_000
 """So many flights of either side are looked at, at most."""
 
@@ -53,15 +53,15 @@ def report(
     champion = registry.read_pointer(models).champion
     if champion is None:
         raise DataError(f"There is no model yet: trigger the DAG {DagId.TRAINING}")
-    columns = [*NUMBERS, *CATEGORIES]
+    columns = [*NUMBERS, *NAMED]
     asked = pd.DataFrame(islice(_asked(db, since, replay), _SAMPLE), columns=columns)
     found: dict[str, Any] = {"model": champion, "asked": len(asked), "distances": {}, "unseen": {}}
     if len(asked) < at_least:
         log.info("%d flights were asked about since %s: too few to judge (at least %d)", len(asked), since, at_least)
         return found
     trained = _trained(records, registry.load_metadata(models, champion).training)
-    distances = quality.distances(asked, trained, NUMBERS, CATEGORIES)
-    unseen = {name: float((~asked[name].isin(trained[name].unique())).mean()) for name in CATEGORIES}
+    distances = quality.distances(asked, trained, NUMBERS, NAMED)
+    unseen = {name: float((~asked[name].isin(trained[name].unique())).mean()) for name in NAMED}
     found |= {"trained": len(trained), "distances": _rounded(distances), "unseen": _rounded(unseen)}
     log.info("%s", as_text(found))
     if alarm and (far := {name: value for name, value in found["distances"].items() if value > alarm}):
@@ -73,7 +73,7 @@ def report(
 
 
 def _asked(db: Database[dict[str, Any]], since: dt.datetime, replay: str | None) -> Iterator[dict[str, Any]]:
-    wanted = dict.fromkeys([*NUMBERS, *CATEGORIES, "PredictedAt"], 1)
+    wanted = dict.fromkeys([*NUMBERS, *NAMED, "PredictedAt"], 1)
     if replay:
         yield from db[Collection.REPLAYS].find({"Replay": replay}, wanted)
         return
@@ -84,13 +84,8 @@ def _asked(db: Database[dict[str, Any]], since: dt.datetime, replay: str | None)
 
 
 def _trained(records: Path, period: registry.Period) -> pd.DataFrame:
-    import pandas as pd
-    from pyarrow import parquet
-
-    between = [("FlightDate", ">=", period.first), ("FlightDate", "<=", period.last)]
-    columns = [name for name in (*NUMBERS, *CATEGORIES) if name != "Route"]
-    tables = [parquet.read_table(file, columns=columns, filters=between).to_pandas() for file in month_files(records)]
-    rows = pd.concat(tables).dropna() if tables else pd.DataFrame()
+    columns = [name for name in (*NUMBERS, *NAMED) if name != "Route"]
+    rows = read_flights(records, period.first, period.last, columns)
     if rows.empty:
         raise DataError(f"The flight records of the model's training, {period.first} to {period.last}, are gone")
     rows = rows.sample(min(_SAMPLE, len(rows)), random_state=1)

@@ -11,7 +11,9 @@ from flight_delays.contract import GAINS, SPLITS, WEATHER
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-CATEGORICAL: Final = ("Carrier", "Origin", "Dest", "Route", "CarrierRoute")
+NAMED: Final = ("Carrier", "Origin", "Dest", "Route")
+"""What an answer names of a flight; `CarrierRoute` is made for the model alone."""
+CATEGORICAL: Final = (*NAMED, "CarrierRoute")
 TIMES: Final = ("CRSDepMinutes", "CRSArrMinutes", "ScheduledMinutes")
 """Scheduled departure and arrival as minutes of the local day, and from the one to the other, time zones included."""
 WEATHER_FEATURES: Final = tuple(f"{name}Filled" for name in WEATHER)

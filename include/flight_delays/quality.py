@@ -155,8 +155,3 @@ def _read(path: Path) -> pd.DataFrame:
     from pyarrow import parquet
 
     return parquet.read_table(path).to_pandas(strings_to_categorical=True, date_as_object=False)  # type: ignore[no-any-return]
-
-
-def _source(staging: Path) -> str | None:
-    manifest = records.read_manifest(staging)
-    return manifest.source if manifest else None

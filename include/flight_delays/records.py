@@ -148,6 +148,20 @@ def month_files(records_dir: Path | None = None) -> list[Path]:
     return [folder / month.path for month in manifest.months] if manifest else []
 
 
+def read_flights(records_dir: Path, first: dt.date, last: dt.date, columns: list[str]) -> pd.DataFrame:
+    """Those columns of the published flights from `first` to `last`, without rows that lack one; empty where none."""
+    import pandas as pd
+    from pyarrow import parquet
+
+    manifest = read_manifest(records_dir)
+    months = (
+        [month for month in manifest.months if f"{first:%Y-%m}" <= month.month <= f"{last:%Y-%m}"] if manifest else []
+    )
+    between = [("FlightDate", ">=", first), ("FlightDate", "<=", last)]
+    tables = [parquet.read_table(records_dir / month.path, columns=columns, filters=between) for month in months]
+    return pd.concat([table.to_pandas() for table in tables]).dropna() if tables else pd.DataFrame(columns=columns)
+
+
 def import_records(
     source: Source,
     *,

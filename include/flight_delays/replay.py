@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid5
 
 from flight_delays.context import find_context
-from flight_delays.contract import REQUEST_TOPIC, Collection, Request
-from flight_delays.features import date_parts
-from flight_delays.records import read_manifest
+from flight_delays.contract import REQUEST_TOPIC, Collection
+from flight_delays.records import read_flights, read_manifest
+from flight_delays.request import request_message
 from flight_delays.scoreboard import Scoreboard
 from flight_delays.sources import DataError
 
@@ -53,17 +53,10 @@ def flights(records: Path, plan: Plan) -> pd.DataFrame:
 
     Raises DataError where the published records have none.
     """
-    import pandas as pd
-    from pyarrow import parquet
-
-    manifest = read_manifest(records)
-    there = {month.month: records / month.path for month in manifest.months} if manifest else {}
-    wanted = [file for month, file in there.items() if f"{plan.first:%Y-%m}" <= month <= f"{plan.last:%Y-%m}"]
-    between = [("FlightDate", ">=", plan.first), ("FlightDate", "<=", plan.last)]
-    tables = [parquet.read_table(file, columns=[*_ASKED, "ArrDelay"], filters=between).to_pandas() for file in wanted]
-    found = pd.concat(tables).dropna() if tables else pd.DataFrame()
+    found = read_flights(records, plan.first, plan.last, [*_ASKED, "ArrDelay"])
     if found.empty:
-        months = f"{min(there)} to {max(there)}" if there else "none"
+        manifest = read_manifest(records)
+        months = f"{manifest.months[0].month} to {manifest.months[-1].month}" if manifest else "none"
         raise DataError(f"No flights from {plan.first} to {plan.last} among the flight records (months: {months})")
     ordered = found.sort_values(["FlightDate", "CRSDepTime", "Carrier", "FlightNum"], kind="stable")
     return ordered.head(plan.limit or len(ordered)).reset_index(drop=True)
@@ -77,10 +70,8 @@ def uuid_of(replay: str, number: int) -> str:
 def message(uuid: str, replay: str, flight: Mapping[str, Any], context: Mapping[str, Any]) -> str:
     """The request as the web app would write it, plus `Replay`."""
     asked = {name: flight[name] for name in _ASKED}
-    day = asked["FlightDate"]
-    asked |= {"FlightDate": day.isoformat(), **date_parts(day)._asdict(), **context}
-    now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return Request(UUID=uuid, Timestamp=now, Replay=replay, **asked).model_dump_json(exclude_none=True)
+    asked |= {"FlightDate": flight["FlightDate"].isoformat(), **context}
+    return request_message(uuid, Replay=replay, **asked)
 
 
 def run(

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-from flight_delays.contract import DATABASE, REQUEST_TOPIC, Collection
-from flight_delays.names import KAFKA_CANARY_CONNECTION, KAFKA_CONNECTION, MONGO_CONNECTION
-
-if TYPE_CHECKING:
-    from flight_delays.dead_letters import Documents
+from flight_delays.contract import REQUEST_TOPIC, Collection
+from flight_delays.names import KAFKA_CANARY_CONNECTION, KAFKA_CONNECTION
+from flight_delays_airflow.mongo import database
 
 
 def report(params: Mapping[str, Any]) -> dict[str, Any]:
     """What was rejected in the last `hours`; see dead_letters.report."""
     from flight_delays import dead_letters
 
-    with _documents() as documents:
+    with database() as db:
+        documents = db[Collection.REJECTED]
         return dead_letters.report(documents, _since(params))
 
 
@@ -29,7 +27,8 @@ def replay(params: Mapping[str, Any]) -> dict[str, Any]:
 
     from flight_delays import dead_letters
 
-    with _documents() as documents:
+    with database() as db:
+        documents = db[Collection.REJECTED]
         filters = {name: params[name] for name in ("reasons", "uuids", "ids", "limit")}
         chosen = dead_letters.choose(documents, since=_since(params), **filters)
         # Not get_consumer(): that would join the connection's group. This one reads at places of its own.
@@ -44,13 +43,3 @@ def replay(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _since(params: Mapping[str, Any]) -> dt.datetime:
     return dt.datetime.now(dt.UTC) - dt.timedelta(hours=params["hours"])
-
-
-@contextmanager
-def _documents() -> Iterator[Documents]:
-    from airflow.providers.mongo.hooks.mongo import MongoHook
-    from bson.codec_options import CodecOptions
-
-    with MongoHook(MONGO_CONNECTION) as hook:
-        documents: Documents = hook.get_collection(Collection.REJECTED, DATABASE)
-        yield documents.with_options(CodecOptions(tz_aware=True))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from flight_delays import registry
-from flight_delays.contract import DATABASE
-from flight_delays.names import KAFKA_CONNECTION, MONGO_CONNECTION
+from flight_delays.names import KAFKA_CONNECTION
 from flight_delays.settings import get_settings
+from flight_delays_airflow.mongo import database
 
 
 def replay(params: Mapping[str, Any], run_id: str) -> dict[str, Any]:
@@ -29,7 +28,7 @@ def replay(params: Mapping[str, Any], run_id: str) -> dict[str, Any]:
         except (registry.RegistryError, OSError):
             return {}
 
-    with _database() as db:
+    with database() as db:
         producer = KafkaProducerHook(KAFKA_CONNECTION).get_producer()
         score = replay.run(run_id, plan, settings.records, db, producer, expected=expected)
     times = {name: score[name].isoformat(timespec="seconds") for name in ("StartedAt", "UpdatedAt")}
@@ -43,14 +42,5 @@ def drift(params: Mapping[str, Any]) -> dict[str, Any]:
     settings = get_settings()
     since = dt.datetime.now(dt.UTC) - dt.timedelta(days=params["days"])
     options = {name: params[name] for name in ("replay", "at_least", "alarm")}
-    with _database() as db:
+    with database() as db:
         return drift.report(db, settings.models, settings.records, since=since, **options)
-
-
-@contextmanager
-def _database() -> Iterator[Any]:
-    from airflow.providers.mongo.hooks.mongo import MongoHook
-    from bson.codec_options import CodecOptions
-
-    with MongoHook(MONGO_CONNECTION) as hook:
-        yield hook.get_conn().get_database(DATABASE, CodecOptions(tz_aware=True))

@@ -110,17 +110,13 @@ def test_no_look_up_sees_the_flights_own_day_or_later(known: Database[dict[str, 
 
 
 def test_the_dags_tasks_go_through_the_mongodb_provider(
-    mongo: Database[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mongo: Database[dict[str, Any]], airflow_installation: Path
 ) -> None:
     from airflow.dag_processing.dagbag import DagBag
     from airflow.sdk.exceptions import AirflowSkipException
 
     from flight_delays.settings import PROJECT, get_settings
 
-    host, port = mongo.client.address or ("127.0.0.1", 27017)
-    monkeypatch.setenv("AIRFLOW_CONN_MONGO_DEFAULT", f"mongo://{host}:{port}/")
-    monkeypatch.setenv("FLIGHTS_HOME", str(tmp_path))
-    get_settings.cache_clear()
     records.import_records(NycFlights13(), months="2013-12")
     tasks = DagBag(PROJECT / "dags" / "flight_context.py").dags["flight_context"].task_dict
     weather = tasks["import_weather"].python_callable({"weather": None})
@@ -133,4 +129,3 @@ def test_the_dags_tasks_go_through_the_mongodb_provider(
     stored = mongo.client[DATABASE][Collection.CONTEXT]
     assert stored.count_documents({}) == weather["documents"] + flights["documents"]
     assert len(pd.read_parquet(get_settings().weather)) == 26_112
-    get_settings.cache_clear()

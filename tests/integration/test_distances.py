@@ -58,22 +58,17 @@ def test_a_distance_is_the_pairs_the_way_backs_or_the_great_circle(mongo: Databa
 
 
 def test_the_dags_task_goes_through_the_mongodb_provider(
-    mongo: Database[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mongo: Database[dict[str, Any]], airflow_installation: Path
 ) -> None:
     from airflow.dag_processing.dagbag import DagBag
 
     from flight_delays import contract
-    from flight_delays.settings import PROJECT, get_settings
+    from flight_delays.settings import PROJECT
 
-    host, port = mongo.client.address or ("127.0.0.1", 27017)
-    monkeypatch.setenv("AIRFLOW_CONN_MONGO_DEFAULT", f"mongo://{host}:{port}/")
-    monkeypatch.setenv("FLIGHTS_HOME", str(tmp_path))
-    get_settings.cache_clear()
     stored = mongo.client[contract.DATABASE][Collection.DISTANCES]
     stored.delete_many({})
     dag = DagBag(PROJECT / "dags" / "origin_dest_distances.py").dags["origin_dest_distances"]
     path = dag.task_dict["download"].python_callable({"path_or_url": None})
     (event,) = dag.task_dict["import_pairs"].python_callable(path)
-    get_settings.cache_clear()
     assert event.extra == {"pairs": 4696, "inserted": 4696, "changed": 0, "total": 4696}
     assert stored.count_documents({}) == 4696

@@ -173,12 +173,12 @@ def write(results: list[dict[str, Any]], machine: str, folder: Path) -> None:
     verdicts = []
     for name, what in STEPS.items():
         costly, ratio = cost(results, name), growth(results, name)
-        cells = (what, ", ".join(f"{value:.1f}" for value in costly) + " s")
+        row = f"| {what} | {', '.join(f'{value:.1f}' for value in costly)} s"
         if ratio is None:
-            verdicts.append(f"| {' | '.join(cells)} | | too short to tell |")
+            verdicts.append(f"{row} | | too short to tell |")
             continue
         verdict = "flat or falling" if ratio <= MAX_GROWTH else f"**grows by more than {MAX_GROWTH - 1:.0%}**"
-        verdicts.append(f"| {' | '.join(cells)} | {ratio:.2f} | {verdict} |")
+        verdicts.append(f"{row} | {ratio:.2f} | {verdict} |")
     driver = max(each["train"]["gib"] for each in results)
     new_line = "\n"
     (folder / "scale.md").write_text(f"""# A year of national data

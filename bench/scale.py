@@ -129,25 +129,13 @@ def run(millions: float) -> dict[str, Any]:
         shutil.rmtree(folder)
 
 
-def net(results: list[dict[str, Any]], name: str) -> list[float]:
-    """Seconds of a step beyond the first size's, for each size but the first."""
-    return [each[name]["seconds"] - results[0][name]["seconds"] for each in results[1:]]
-
-
 def cost(results: list[dict[str, Any]], name: str) -> list[float]:
     """Seconds a million flights of a step, for each size but the first, whose time every other has, too."""
-    sizes = (each["millions"] - results[0]["millions"] for each in results[1:])
-    return [seconds / size for seconds, size in zip(net(results, name), sizes, strict=True)]
-
-
-def growth(results: list[dict[str, Any]], name: str) -> float | None:
-    """Cost a million at the last size by that at the first, counted from where the step takes a second or more.
-
-    A step's time is known to some tenths of a second: below a second there is nothing to divide. None where no two
-    sizes take as long.
-    """
-    known = [value for value, seconds in zip(cost(results, name), net(results, name), strict=True) if seconds >= 1]
-    return known[-1] / known[0] if len(known) > 1 else None
+    fixed = results[0]
+    return [
+        (each[name]["seconds"] - fixed[name]["seconds"]) / (each["millions"] - fixed["millions"])
+        for each in results[1:]
+    ]
 
 
 def write(results: list[dict[str, Any]], machine: str, folder: Path) -> None:
@@ -172,13 +160,12 @@ def write(results: list[dict[str, Any]], machine: str, folder: Path) -> None:
         rows.append(f"| {each['millions']:g} | {each['mb']:,.0f} MB | {' | '.join(cells)} |")
     verdicts = []
     for name, what in STEPS.items():
-        costly, ratio = cost(results, name), growth(results, name)
-        row = f"| {what} | {', '.join(f'{value:.1f}' for value in costly)} s"
-        if ratio is None:
-            verdicts.append(f"{row} | | too short to tell |")
-            continue
-        verdict = "flat or falling" if ratio <= MAX_GROWTH else f"**grows by more than {MAX_GROWTH - 1:.0%}**"
-        verdicts.append(f"{row} | {ratio:.2f} | {verdict} |")
+        costly = cost(results, name)
+        growth = costly[-1] / costly[0]
+        verdicts.append(
+            f"| {what} | {', '.join(f'{value:.1f}' for value in costly)} s | {growth:.2f} | "
+            f"{'flat or falling' if growth <= MAX_GROWTH else f'**grows by more than {MAX_GROWTH - 1:.0%}**'} |"
+        )
     driver = max(each["train"]["gib"] for each in results)
     new_line = "\n"
     (folder / "scale.md").write_text(f"""# A year of national data
@@ -197,8 +184,8 @@ is the most that a step's processes held together, Python and JVM.
 ![Cost a million flights, and peak memory](images/scale.png)
 
 Seconds a million flights, beyond what {results[0]["millions"]:g} million cost (start of Python, JVM, Spark), from
-{sizes[0]:g} to {sizes[-1]:g} million; the ratio is of the last to the first size at which the step takes a second
-more than at the start:
+{sizes[0]:g} to {sizes[-1]:g} million. A step's time is known to some tenths of a second: for a step that takes little
+more than its start at {sizes[0]:g} million, the first figure, and with it the ratio, says little.
 
 | step | seconds a million | last / first | |
 |---|---|---|---|
@@ -218,24 +205,17 @@ def main() -> None:
     """Measures all sizes, or runs one step for itself."""
     parser = argparse.ArgumentParser(prog="make scale", description=__doc__)
     parser.add_argument("--millions", type=float, nargs="+", default=MILLIONS, help="sizes; others write to var/scale")
-    parser.add_argument("--render", type=Path, metavar="FILE", help="write the report of results kept in a file")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
         step(options.step, options.folder)
         return
-    if options.render:
-        kept = json.loads(options.render.read_text())
-        write(kept["results"], kept["machine"], PROJECT / "docs")
-        return
     machine = report.machine()
     output = PROJECT / "docs" if tuple(options.millions) == MILLIONS else PROJECT / "var" / "scale"
     output.mkdir(parents=True, exist_ok=True)
     results = [run(millions) for millions in (FIXED, *options.millions)]
-    (Path(tempfile.gettempdir()) / "flights-scale-results.json").write_text(
-        json.dumps({"machine": machine, "results": results})
-    )
+    (Path(tempfile.gettempdir()) / "flights-scale-results.json").write_text(json.dumps(results))
     write(results, machine, output)
     say(f"written: {output / 'scale.md'}")
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
 
-from bench import report, scale, traffic
+from bench import report, traffic
 from bench.kafka import requests
 from bench.measure import BatchDuration, Results
 from flight_delays import contract
@@ -171,13 +171,3 @@ def test_the_report_holds_every_figure(tmp_path: Path) -> None:
     for image in ("bench-latency.png", "bench-batch-duration.png"):
         assert f"images/{image}" in text
         assert (tmp_path / "images" / image).read_bytes().startswith(b"\x89PNG")
-
-
-def test_growth_is_told_only_of_steps_that_take_a_second() -> None:
-    def result(millions: float, long: float, short: float) -> dict[str, Any]:
-        return {"millions": millions, "long": {"seconds": long}, "short": {"seconds": short}}
-
-    results = [result(0.0, 40, 1), result(0.5, 40.5, 1.2), result(1, 50, 1.2), result(5, 110, 1.9)]
-    assert scale.cost(results, "long") == [1, 10, 14]
-    assert scale.growth(results, "long") == pytest.approx(1.4), "from 1 million on"
-    assert scale.growth(results, "short") is None

@@ -1,0 +1,32 @@
+"""The streaming predictor's life: what should run (`state`), how that is brought about (`control`, by way of `engine`),
+how illness is seen (`watch`), what happened (`events`) and how it does now (`live`).
+"""
+
+from flight_delays.predictor.control import Action, Outcome, act, reconcile
+from flight_delays.predictor.engine import check, ping
+from flight_delays.predictor.live import Status, status
+from flight_delays.predictor.state import (
+    Deployment,
+    OvertakenError,
+    PredictorError,
+    State,
+    Wanted,
+    read_state,
+)
+
+__all__ = [
+    "Action",
+    "Deployment",
+    "Outcome",
+    "OvertakenError",
+    "PredictorError",
+    "State",
+    "Status",
+    "Wanted",
+    "act",
+    "check",
+    "ping",
+    "read_state",
+    "reconcile",
+    "status",
+]

@@ -1,0 +1,135 @@
+"""What the predictor should be and what was done about it: the one document of `Collection.STATE`.
+
+Each write is a compare-and-set on `revision`: whoever read an older revision can change nothing (fencing), so an
+overtaken run neither starts nor stops a query. `generation` counts the deployments, and names the Spark Connect
+session and the checkpoint of each.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from flight_delays.contract import Collection
+
+if TYPE_CHECKING:
+    from pymongo.database import Database
+
+_STATE_ID: Final = "flight_delay_predictor"
+
+
+class PredictorError(RuntimeError):
+    """The predictor is not as it should be; the message says in one sentence what is wrong and what to do."""
+
+
+class OvertakenError(PredictorError):
+    """Another run changed the state meanwhile: it decides, and this one ends without a trace."""
+
+
+class Wanted(StrEnum):
+    """What a person asked for last; until somebody asks, running."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+class Deployment(BaseModel):
+    """One start of the query: `generation` is the `Deployment` in its answers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    generation: int
+    version: str
+    session_id: str
+    checkpoint: str
+    query_id: str = ""
+    run_id: str = ""
+    started_at: AwareDatetime
+
+
+class Failure(BaseModel):
+    """Why a version's deployment failed: it is not tried again until a person asks for it, or a newer one comes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    reason: str
+    at: AwareDatetime
+
+
+class State(BaseModel):
+    """The document of `Collection.STATE`; what has a default, older releases did not write.
+
+    `serving` is the deployment whose canaries came back last; while stopped, the one to go on from. `candidate` is one
+    that has not proved itself yet, `retiring` are Spark sessions to be stopped: a run that was killed leaves these two
+    behind, and the next one clears up.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    revision: int = 0
+    wanted: Wanted = Wanted.RUNNING
+    generation: int = 0
+    serving: Deployment | None = None
+    candidate: Deployment | None = None
+    retiring: tuple[str, ...] = ()
+    failed: dict[str, Failure] = {}
+    changed_at: AwareDatetime | None = None
+
+    @property
+    def half_done(self) -> bool:
+        """Whether a run is at work, or was killed before its end."""
+        return self.candidate is not None or bool(self.retiring)
+
+    def next_deployment(self, version: str, checkpoint: str | None) -> Deployment:
+        """The deployment that a run may claim; on a checkpoint of its own where None is given."""
+        generation = self.generation + 1
+        session_id = str(uuid4())  # never a used one: a stopped session's id is burnt until the server restarts
+        return Deployment(
+            generation=generation,
+            version=version,
+            session_id=session_id,
+            checkpoint=checkpoint or f"{generation:06d}-{session_id[:8]}",
+            started_at=dt.datetime.now(dt.UTC),
+        )
+
+
+def read_state(db: Database[dict[str, Any]]) -> State:
+    """The state as it is now. Raises PredictorError where the document is not readable as one."""
+    document = db[Collection.STATE].find_one({"_id": _STATE_ID}) or {}
+    try:
+        return State.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PredictorError(
+            f"the document {_STATE_ID} of {Collection.STATE} is unreadable ({'.'.join(map(str, first['loc']))}: "
+            f"{first['msg']}): mend it, or stop the Spark Connect server, delete the document and start it again"
+        ) from error
+
+
+def change_state(db: Database[dict[str, Any]], state: State, **change: Any) -> State:
+    """Writes `state` with the changed fields, where nobody has written since it was read; returns what was written.
+
+    Raises OvertakenError where somebody has.
+    """
+    from pymongo.errors import DuplicateKeyError
+
+    after = state.model_copy(
+        update={**change, "revision": state.revision + 1, "changed_at": dt.datetime.now(dt.UTC)}
+    )
+    revision: Any = state.revision or {"$exists": False}  # releases before 0.2.0 counted no revisions
+    try:
+        result = db[Collection.STATE].replace_one(
+            {"_id": _STATE_ID, "revision": revision}, after.model_dump(), upsert=state.revision == 0
+        )
+    except DuplicateKeyError:
+        result = None
+    if result is None or not (result.matched_count or result.upserted_id):
+        raise OvertakenError(
+            f"another run changed the predictor's state while this one (from revision {state.revision}) was under way; "
+            "it decides, and this one ends here"
+        )
+    return after

@@ -1,32 +1,46 @@
-"""Launches, finds again or replaces the streaming predictor; flight_delay_predictor.md beside this file explains."""
+"""Starts, watches, repairs, replaces and stops the predictor; flight_delay_predictor.md beside this file explains."""
 # mypy: disable-error-code="call-arg, arg-type"
+# TaskFlow hands context arguments (params, dag_run, triggering_asset_events) to a task itself.
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import dag, task
+from airflow.sdk import AssetWatcher, Metadata, Param, TriggerRule, dag, task
 
-from flight_delays.names import (
-    KAFKA_CONNECTION,
-    AssetName,
-    DagId,
-    Tag,
-    asset,
-    default_args,
-)
+from flight_delays.names import KAFKA_CONNECTION, AssetName, DagId, Tag, asset, default_args
 from flight_delays.settings import get_settings
+from flight_delays_airflow.watch import PredictorWatch
+
+PREDICTOR = asset(AssetName.PREDICTOR)
+ALARM = asset(AssetName.ALARM, watchers=[AssetWatcher(name="predictor_watch", trigger=PredictorWatch())])
+PARAMS = {
+    "action": Param(
+        "reconcile",
+        type="string",
+        enum=["reconcile", "start", "restart", "deploy", "stop"],
+        description="reconcile brings about what is recorded; only start, restart and deploy end a stop",
+    ),
+    "version": Param(
+        None,
+        type=["null", "string"],
+        pattern=r"^\d{8}T\d{6}Z-[0-9a-f]{8}$",
+        description="For deploy: a version, as `make models` and the folder models/ name it",
+    ),
+}
 
 
 @dag(
     dag_id=DagId.PREDICTOR.value,
-    schedule=asset(AssetName.MODEL) | asset(AssetName.DISTANCES),
+    schedule=asset(AssetName.MODEL) | asset(AssetName.DISTANCES) | ALARM,
     catchup=False,
     max_active_runs=1,
+    params=PARAMS,
     dagrun_timeout=dt.timedelta(minutes=30),
-    default_args=default_args(execution_timeout=dt.timedelta(minutes=10), retries=2),
+    default_args=default_args(execution_timeout=dt.timedelta(minutes=10), retries=0),
     doc_md=str(Path(__file__).with_suffix(".md")),
     tags=[Tag.PREDICTOR.value],
 )
@@ -45,19 +59,16 @@ def flight_delay_predictor() -> None:
 
         ensure_indexes(connect(get_settings()))
 
-    @task.short_circuit
-    def model_exists() -> bool:
-        from flight_delays.registry import read_pointer
+    # Whatever became of the two before: a stop must be possible while Kafka is away, and the reason of a failure is
+    # better told here. A run that was killed is tried again; one that failed leaves that to the watch, which waits.
+    @task(outlets=[PREDICTOR], trigger_rule=TriggerRule.ALL_DONE, retries=2)
+    def act(params: dict[str, Any], run_id: str, triggering_asset_events: Any) -> Iterator[Metadata]:
+        from flight_delays_airflow import acting
 
-        return read_pointer(get_settings().models).champion is not None
+        run = f"{DagId.PREDICTOR.value}/{run_id}"
+        yield Metadata(PREDICTOR, acting.act(params, run, triggering_asset_events))
 
-    @task
-    def reconcile() -> dict[str, Any]:
-        from flight_delays import predictor
-
-        return predictor.reconcile(get_settings()).summary()
-
-    [create_topics(), create_indexes()] >> model_exists() >> reconcile()
+    [create_topics(), create_indexes()] >> act()
 
 
 flight_delay_predictor()

@@ -49,6 +49,7 @@ def up(settings: Settings) -> None:
                 await_ready(settings, supervisor, service, current)
         with step("DAGs", log=supervisor.logs / "airflow-dag-processor.log") as current:
             api = await_dags(settings, secrets, current)
+        _refuse_stopped(settings, api)
         prediction = _predict_on_the_way(settings) if not started else None
         if prediction is None:
             with step(
@@ -199,31 +200,48 @@ def await_dags(settings: Settings, secrets: Secrets, current: Step) -> AirflowAp
     return api
 
 
+def _refuse_stopped(settings: Settings, api: AirflowApi) -> None:
+    """Raises StepFailedError where a person stopped the predictor: all else runs, and only a person starts it again."""
+    if predictor.read_state(store.connect(settings)).wanted is predictor.Wanted.STOPPED:
+        api.pause(DagId.HEALTH, False)
+        raise StepFailedError(
+            "all services run, but a person stopped the predictor",
+            hint=f"""make airflow ARGS='dags trigger {DagId.PREDICTOR} --conf {{"action":"start"}}'""",
+        )
+
+
 def await_predictor(settings: Settings, api: AirflowApi, current: Step) -> None:
-    """Triggers what leads to a serving predictor, where it is not under way, and follows the runs."""
+    """Triggers what leads to a serving predictor, where it is not under way, and follows the runs.
+
+    Where a champion is there already, the run that it triggers itself decides: the watch may have triggered others,
+    too early, while the services started.
+    """
     champion = registry.read_pointer(settings.models).champion
     before = {run["dag_run_id"] for dag in CHAIN for run in api.runs(dag) if run["state"] not in ACTIVE}
     active = [dag for dag in CHAIN for run in api.runs(dag) if run["state"] in ACTIVE]
-    if champion is None and not active:
+    mine: str | None = None
+    if champion is not None:
+        mine = api.trigger(DagId.PREDICTOR)
+    elif not set(active) - {DagId.PREDICTOR}:
         api.trigger(DagId.RECORDS, {"announce_unchanged": True})
-    elif champion is not None and DagId.PREDICTOR not in active:
-        api.trigger(DagId.PREDICTOR)
     if champion is not None and not settings.weather.is_dir():  # the state is of an older release, or from a backup
         api.trigger(DagId.CONTEXT, {"announce": False})
     deadline = time.monotonic() + CHAIN_SECONDS
     while True:
         runs = {dag: [run for run in api.runs(dag) if run["dag_run_id"] not in before] for dag in CHAIN}
+        if mine is not None:
+            runs[DagId.PREDICTOR] = [run for run in api.runs(DagId.PREDICTOR, 20) if run["dag_run_id"] == mine]
         for dag, found in runs.items():
-            for run in found:
-                if run["state"] == "failed":
-                    raise _failed_run(settings, api, dag, run["dag_run_id"])
+            # The newest of a DAG's decides: what failed before it was repeated.
+            if found and found[0]["state"] == "failed":
+                raise _failed_run(settings, api, dag, found[0]["dag_run_id"])
         trained = any(run["state"] == "success" for run in runs[DagId.TRAINING])
         if trained and registry.read_pointer(settings.models).champion is None:
             raise StepFailedError(
                 "the new model was not promoted", hint="make models says why; the training DAG has a parameter `force`"
             )
-        if _serves_champion(settings) and any(run["state"] == "success" for run in runs[DagId.PREDICTOR]):
-            current.result = "serves the champion"
+        if (served := _serves(settings)) and any(run["state"] == "success" for run in runs[DagId.PREDICTOR]):
+            current.result = served
             return
         if time.monotonic() > deadline:
             raise StepFailedError(f"no model serves after {CHAIN_SECONDS // 60} minutes")
@@ -245,10 +263,16 @@ def _short(dag: DagId) -> str:
     return "training" if dag is DagId.TRAINING else str(dag)
 
 
-def _serves_champion(settings: Settings) -> bool:
-    champion = registry.read_pointer(settings.models).champion
-    serving = predictor.read_state(store.connect(settings)).serving
-    return champion is not None and serving is not None and serving.version == champion
+def _serves(settings: Settings) -> str | None:
+    """What serves, in words; None where that is not yet what should."""
+    pointer = registry.read_pointer(settings.models)
+    state = predictor.read_state(store.connect(settings))
+    if pointer.champion is None or state.serving is None or state.half_done:
+        return None
+    if state.serving.version == pointer.champion:
+        return "serves the champion"
+    failure = state.failure(pointer)
+    return f"{state.serving.version} serves in place of the champion: {failure.reason}" if failure else None
 
 
 def _failed_run(settings: Settings, api: AirflowApi, dag: str, run: str) -> StepFailedError:
@@ -281,7 +305,7 @@ def submit_flight(settings: Settings, timeout_seconds: float) -> dict[str, Any]:
 
 def _predict_on_the_way(settings: Settings) -> dict[str, Any] | None:
     """On a running stack: the prediction, where the predictor answers at once."""
-    if not _serves_champion(settings):
+    if not _serves(settings):
         return None
     try:
         with step("prediction") as current:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from flight_delays.contract import REQUEST_TOPIC
+from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC
 from flight_delays.features import date_parts
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ FLIGHT: Final = {
 
 class CanaryError(RuntimeError):
     """A canary did not come back in time; the message says which, how long was waited, and what to look at."""
+
+
+class BrokerError(CanaryError):
+    """Kafka does not answer or takes nothing: no canary says anything about the query then."""
 
 
 def partition_of(key: str, partitions: int) -> int:
@@ -68,31 +72,20 @@ def all_answered(message: Message, waiting: list[str], deployment: int) -> list[
     """
     key = message.key()
     uuid = key.decode(errors="replace") if key else ""
-    if uuid in waiting and _deployment_of(message) == deployment:
+    if uuid in waiting and _answer(message).get("Deployment") == deployment:
         waiting.remove(uuid)
         return None if waiting else ["all canaries answered"]
     return None
 
 
-def _deployment_of(message: Message) -> Any:
-    try:
-        return json.loads(message.value() or b"null").get("Deployment")
-    except (ValueError, AttributeError):
-        return None
-
-
 def send_canaries(settings: Settings) -> list[str]:
     """Puts one canary on each partition of the request topic; returns their UUIDs once Kafka has confirmed them.
 
-    Raises CanaryError where Kafka does not confirm within 10 s.
+    Raises BrokerError where Kafka does not answer, or does not confirm within 10 s.
     """
     from confluent_kafka import Producer
-    from confluent_kafka.admin import AdminClient
 
-    from flight_delays.topics import partitions
-
-    kafka = {"bootstrap.servers": settings.kafka_bootstrap}
-    uuids = canary_ids(partitions(AdminClient(kafka), REQUEST_TOPIC))
+    uuids = canary_ids(len(ends(settings, REQUEST_TOPIC)))
     failures: list[str] = []
 
     def confirmed(error: Any, _: Any) -> None:
@@ -100,14 +93,97 @@ def send_canaries(settings: Settings) -> list[str]:
             failures.append(str(error))
 
     producer = Producer(
-        {**kafka, "enable.idempotence": True, "partitioner": PARTITIONER, "message.timeout.ms": 10_000, "linger.ms": 0}
+        {
+            **_client(settings),
+            "enable.idempotence": True,
+            "partitioner": PARTITIONER,
+            "message.timeout.ms": 10_000,
+            "linger.ms": 0,
+        }
     )
     for key, value in canary_messages(uuids):
         producer.produce(REQUEST_TOPIC, key=key, value=value, on_delivery=confirmed)
     left = producer.flush(12)
     if left or failures:
-        raise CanaryError(f"Kafka at {settings.kafka_bootstrap} did not take the canaries: {failures or 'no answer'}")
+        raise BrokerError(
+            f"Kafka at {settings.kafka_bootstrap} did not take the canaries ({'; '.join(failures) or 'no answer'}): "
+            "look at its log (`make logs SERVICE=kafka`)"
+        )
     return uuids
+
+
+def ends(settings: Settings, topic: str) -> list[int]:
+    """The offset at which each partition of the topic ends, in their order. Raises BrokerError."""
+    from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+    consumer = Consumer({**_client(settings), "group.id": "flight_delay_predictor"})
+    try:
+        found = consumer.list_topics(topic, timeout=10).topics[topic]
+        if found.error is not None:
+            raise BrokerError(f"Kafka has no topic {topic}; the DAG flight_delay_predictor creates it ({found.error})")
+        places = [TopicPartition(topic, number) for number in sorted(found.partitions)]
+        return [consumer.get_watermark_offsets(place, timeout=10)[1] for place in places]
+    except KafkaException as error:
+        raise BrokerError(
+            f"Kafka does not answer at {settings.kafka_bootstrap} (FLIGHTS_KAFKA_BOOTSTRAP; {error}): look at its log "
+            "(`make logs SERVICE=kafka`)"
+        ) from error
+    finally:
+        consumer.close()
+
+
+def prove(settings: Settings, deployment: int, timeout_seconds: float) -> tuple[list[str], float]:
+    """Sends canaries and waits until `deployment` has answered each of them on the response topic.
+
+    Returns their UUIDs and the seconds that took. A partition's time runs anew with each answer of `deployment` to any
+    request in it: what was asked before the canary comes first, after an outage thousands. Raises BrokerError where
+    Kafka does not answer, CanaryError, naming the partitions, when nothing came for `timeout_seconds`.
+    """
+    from confluent_kafka import Consumer, TopicPartition
+
+    before = [TopicPartition(RESPONSE_TOPIC, i, offset) for i, offset in enumerate(ends(settings, RESPONSE_TOPIC))]
+    consumer = Consumer(
+        {
+            **_client(settings),
+            "group.id": "flight_delay_predictor",
+            "enable.auto.commit": False,
+            "fetch.wait.max.ms": 50,
+        }
+    )
+    consumer.assign(before)  # at places of its own, so that no group has to form before it reads
+    try:
+        uuids = send_canaries(settings)
+        begin = time.monotonic()
+        waiting = {uuid: partition for partition, uuid in enumerate(uuids)}
+        deadlines = dict.fromkeys(waiting.values(), begin + timeout_seconds)
+        while waiting:
+            message = consumer.poll(0.2)
+            answer = _answer(message) if message is not None and message.error() is None else {}
+            if answer.get("Deployment") == deployment:
+                waiting.pop(answer.get("UUID", ""), None)
+                deadlines[answer.get("RequestPartition", -1)] = time.monotonic() + timeout_seconds
+            silent = sorted(number for number in waiting.values() if time.monotonic() > deadlines[number])
+            if silent:
+                raise CanaryError(
+                    f"deployment {deployment} has not answered the canaries of partition "
+                    f"{', '.join(map(str, silent))} within {timeout_seconds:g} s; look at the log of spark-connect "
+                    "(`make logs SERVICE=spark-connect`)"
+                )
+        return uuids, time.monotonic() - begin
+    finally:
+        consumer.close()
+
+
+def _client(settings: Settings) -> dict[str, Any]:
+    return {"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0}
+
+
+def _answer(message: Message) -> dict[str, Any]:
+    try:
+        value = json.loads(message.value() or b"null")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def await_canaries(

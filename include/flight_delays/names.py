@@ -30,12 +30,14 @@ class DagId(StrEnum):
 
 
 class AssetName(StrEnum):
-    """The assets that chain the DAGs: records -> distances, and context -> model; both -> predictor."""
+    """The assets that chain the DAGs: records -> distances, and context -> model; both, and an alarm -> predictor."""
 
     RECORDS = "flight_records"
     DISTANCES = "origin_dest_distances"
     CONTEXT = "flight_context"
     MODEL = "flight_delay_model"
+    ALARM = "flight_delay_predictor_alarm"
+    PREDICTOR = "flight_delay_predictor"
 
 
 class Tag(StrEnum):
@@ -58,11 +60,11 @@ AIRFLOW_DATABASE_CONNECTION: Final = "airflow_database"
 """Its extra `secret_address` is the SQLAlchemy address of Airflow's own database, which tasks else do not see."""
 
 
-def asset(name: AssetName) -> Asset:
-    """The asset of that name, for schedules, inlets and outlets."""
+def asset(name: AssetName, **more: Any) -> Asset:
+    """The asset of that name, for schedules, inlets and outlets; `more` is Asset's own, such as its watchers."""
     from airflow.sdk import Asset
 
-    return Asset(name=name.value, uri=f"x-flight-delays://{name.value}")
+    return Asset(name=name.value, uri=f"x-flight-delays://{name.value}", **more)
 
 
 def default_args(

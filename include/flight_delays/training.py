@@ -78,7 +78,7 @@ def promote(version: str) -> dict[str, Any]:
     champion = registry.read_pointer(models).champion
     if champion not in (version, verdict.champion):
         raise RegistryError(f"Model {version} was judged beside {verdict.champion}, but {champion} serves: train again")
-    return _move(version, "promoted by the training DAG")
+    return move(version, "promoted by the training DAG")
 
 
 def roll_back(params: dict[str, Any]) -> dict[str, Any]:
@@ -96,10 +96,14 @@ def roll_back(params: dict[str, Any]) -> dict[str, Any]:
         registry.verify(models, version)
     except RegistryError as error:
         raise DataError(f"{error} (there are: {', '.join(registry.versions(models)) or 'none'})") from error
-    return _move(version, "rolled back to, by hand")
+    return move(version, "rolled back to, by hand")
 
 
-def _move(version: str, why: str) -> dict[str, Any]:
+def move(version: str, why: str) -> dict[str, Any]:
+    """Makes a version the champion and notes why in the verdicts; returns what the model's asset event says of it.
+
+    Raises RegistryError where the version is missing or damaged; the pointer stays as it was.
+    """
     models = get_settings().models
     before = registry.read_pointer(models).champion
     if registry.promote(models, version).champion != before:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def begin(settings: Settings) -> dict[str, Any]:
     """Checks the query; returns `uuids`, a canary's for each partition, and `deployment`, who has to answer them.
 
-    Raises predictor.PredictorError where the query is ill, AirflowSkipException where nothing is deployed.
+    Raises predictor.PredictorError where the query is ill, AirflowSkipException where none is wanted.
     """
     from airflow.providers.apache.kafka.hooks.client import KafkaAdminClientHook
     from airflow.sdk.exceptions import AirflowSkipException
@@ -25,7 +25,7 @@ def begin(settings: Settings) -> dict[str, Any]:
 
     deployment = predictor.check(settings)
     if deployment is None:
-        raise AirflowSkipException("no predictor was deployed yet")
+        raise AirflowSkipException("no predictor was deployed yet, or a person stopped it")
     _forget_the_past()
     admin = KafkaAdminClientHook().get_conn
     return {"uuids": canary.canary_ids(partitions(admin, REQUEST_TOPIC)), "deployment": deployment.generation}

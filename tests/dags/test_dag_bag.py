@@ -78,7 +78,8 @@ def test_assets_chain_the_dags(bag: DagBag) -> None:
     assert scheduled_on(DagId.TRAINING) == {AssetName.CONTEXT}, "the weather is there before it is learned from"
     assert outlets(DagId.TRAINING) == {AssetName.MODEL}
     assert outlets(DagId.ROLLBACK) == {AssetName.MODEL}
-    assert scheduled_on(DagId.PREDICTOR) == {AssetName.MODEL, AssetName.DISTANCES}
+    assert scheduled_on(DagId.PREDICTOR) == {AssetName.MODEL, AssetName.DISTANCES, AssetName.ALARM}
+    assert outlets(DagId.PREDICTOR) == {AssetName.PREDICTOR}
     assert asset(AssetName.MODEL).uri != asset(AssetName.RECORDS).uri
 
 

@@ -79,7 +79,7 @@ def test_a_backup_brings_everything_back(old: Stack, tmp_path: Path) -> None:
         with pytest.raises(StepFailedError, match="running"):
             backup.restore(settings, path, force=True)
         outcome = predictor.reconcile(settings)
-        assert outcome.action is predictor.Action.STARTED
+        assert outcome.result is predictor.Result.STARTED
         assert outcome.deployment.version == EXPECTED["champion"]
         assert outcome.deployment.generation > before["generation"], "two deployments never share a number"
         answer = submit_flight(settings, 60)

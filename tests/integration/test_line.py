@@ -98,7 +98,7 @@ def test_a_prediction_replaces_a_rejection_in_the_answer(line: Stack) -> None:
 def test_the_predictor_is_found_again_and_left_alone(line: Stack) -> None:
     before = generation(line)
     states = run_dag(line, DagId.PREDICTOR)
-    assert states["run"] == states["reconcile"] == "success"
+    assert states["run"] == states["act"] == "success"
     assert generation(line) == before
 
 

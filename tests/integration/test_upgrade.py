@@ -32,7 +32,7 @@ def test_the_state_of_the_first_release_is_taken_over(tmp_path: Path) -> None:
 
         before = predictor.read_state(db).serving
         outcome = predictor.reconcile(settings)
-        assert outcome.action is predictor.Action.REPAIRED  # its engine is another process now
+        assert outcome.result is predictor.Result.REPAIRED  # its engine is another process now
         assert outcome.deployment.version == EXPECTED["champion"]
         assert before is not None
         assert outcome.deployment.checkpoint == before.checkpoint, "it goes on where the old one stood"

@@ -2,7 +2,7 @@
 how illness is seen (`watch`), what happened (`events`) and how it does now (`live`).
 """
 
-from flight_delays.predictor.control import Action, Outcome, act, reconcile
+from flight_delays.predictor.control import Action, Outcome, Result, act, reconcile
 from flight_delays.predictor.engine import check, ping
 from flight_delays.predictor.live import Status, status
 from flight_delays.predictor.state import (
@@ -20,6 +20,7 @@ __all__ = [
     "Outcome",
     "OvertakenError",
     "PredictorError",
+    "Result",
     "State",
     "Status",
     "Wanted",

@@ -1,355 +1,338 @@
-"""Control of the streaming predictor: the one module that starts, finds, questions, replaces and stops its query.
+"""Control of the predictor: from what is wanted to the one query that answers, and no second one.
 
-The query lives on a Spark Connect server, in a session of a known id: whoever knows the id finds the query again, from
-any process and after any restart of Airflow. What is deployed stands in one document of `Collection.STATE`:
-
-- `generation` counts the deployments and is changed by compare-and-set: of two that start at once, one fails.
-- `serving` is the deployment whose canaries came back last; `candidate` is one that has not proved itself yet;
-  `retiring` are Spark sessions to be stopped. A run that was killed leaves the last two behind, the next one clears up.
+Which version runs comes from the models' pointer file alone. Whether any does, and what was deployed, stands in the
+state; a run writes there before it acts, so that whatever kills it, the next one finds what it left behind.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any
 
-from pydantic import AwareDatetime, BaseModel
-
-from flight_delays import canary, registry, store
-from flight_delays.contract import Collection
+from flight_delays import canary, registry, store, training
+from flight_delays.contract import REQUEST_TOPIC
+from flight_delays.predictor import engine
+from flight_delays.predictor.events import Event, Kind, record
+from flight_delays.predictor.state import (
+    Deployment,
+    Failure,
+    OvertakenError,
+    PredictorError,
+    State,
+    Wanted,
+    change_state,
+    read_state,
+)
 
 if TYPE_CHECKING:
     from pymongo.database import Database
-    from pyspark.sql import SparkSession
 
     from flight_delays.settings import Settings
 
 log = logging.getLogger(__name__)
 
-QUERY_NAME: Final = "flight_delay_predictor"
-SPARK_USER: Final = "flight_delays"
-_STATE_ID: Final = "flight_delay_predictor"
-
-
-class PredictorError(RuntimeError):
-    """The predictor is not as it should be; the message says in one sentence what is wrong and what to do."""
-
-
-class Deployment(BaseModel):
-    """One start of the query: `generation` is the `Deployment` in its answers."""
-
-    generation: int
-    version: str
-    session_id: str
-    checkpoint: str
-    query_id: str = ""
-    run_id: str = ""
-    started_at: AwareDatetime
-
-
-class State(BaseModel):
-    """The document of `Collection.STATE`."""
-
-    generation: int = 0
-    serving: Deployment | None = None
-    candidate: Deployment | None = None
-    retiring: list[str] = []
-
 
 class Action(StrEnum):
-    """What `reconcile` did."""
+    """What may be asked for."""
+
+    RECONCILE = "reconcile"
+    """Bring about what is recorded: assets, repairs and `make up` ask for this; it does not end a person's stop."""
+    START = "start"
+    RESTART = "restart"
+    """A new query on a new checkpoint beside the old one, which stops once the new one answers."""
+    STOP = "stop"
+    DEPLOY = "deploy"
+    """Move the pointer to a version, then as `START`."""
+
+
+class Result(StrEnum):
+    """What was done; all but the first are events."""
 
     UNCHANGED = "unchanged"
     STARTED = "started"
-    REPAIRED = "repaired"
     REPLACED = "replaced"
+    RESTARTED = "restarted"
+    REPAIRED = "repaired"
+    STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `reconcile` did, for which deployment, and the seconds its canaries took to come back."""
+    """What was done, for which deployment, why, and the seconds its canaries took to come back."""
 
-    action: Action
-    deployment: Deployment
-    canary_seconds: float
+    result: Result
+    deployment: Deployment | None
+    reason: str = ""
+    canary_seconds: float = 0
 
     def summary(self) -> dict[str, Any]:
         """The outcome in JSON's types, for a task's result."""
-        deployment = self.deployment.model_dump(mode="json")
-        return {"action": self.action.value, "canary_seconds": round(self.canary_seconds, 3), **deployment}
+        deployment = self.deployment.model_dump(mode="json") if self.deployment else {}
+        return {
+            "result": self.result.value,
+            "reason": self.reason,
+            "canary_seconds": round(self.canary_seconds, 3),
+            **deployment,
+        }
+
+
+def act(
+    settings: Settings,
+    action: Action = Action.RECONCILE,
+    version: str | None = None,
+    *,
+    reason: str = "",
+    dag_run: str = "",
+) -> Outcome:
+    """Does what is asked, and returns only when it is so: its canaries came back, through MongoDB, or it is stopped.
+
+    `version` is for `DEPLOY`; `reason` and `dag_run` are for the event. Raises PredictorError, canary.CanaryError or
+    registry.RegistryError with the reason, in one sentence; what served before goes on serving where it can. Raises
+    OvertakenError where another run came in between.
+    """
+    db = store.connect(settings)
+    begin = time.monotonic()
+
+    def event(kind: Kind, deployment: Deployment | None, why: str) -> None:
+        generation, model = (deployment.generation, deployment.version) if deployment else (None, version)
+        seconds = round(time.monotonic() - begin, 3)
+        at = dt.datetime.now(dt.UTC)
+        record(
+            db,
+            Event(At=at, Kind=kind, Generation=generation, Version=model, Reason=why, Seconds=seconds, DagRun=dag_run),
+        )
+
+    run: _Run | None = None
+    try:
+        if action is Action.DEPLOY:
+            if not version:
+                raise PredictorError('deploy needs a version: {"action": "deploy", "version": "20260101T030000Z-..."}')
+            training.move(version, "deployed by hand")
+        run = _Run(settings, db)
+        outcome = run.do(action, reason)
+        if outcome.result is not Result.UNCHANGED:
+            event(Kind(outcome.result.value), outcome.deployment, outcome.reason)
+        if run.canaries and outcome.deployment:  # the way from Kafka to MongoDB is nothing that a new query would mend
+            canary.await_canaries(db, run.canaries, outcome.deployment.generation, settings.canary_timeout_seconds)
+    except OvertakenError:
+        raise
+    except BaseException as error:  # a task's time limit and SIGTERM are none of Exception
+        with suppress(Exception):
+            kind = Kind.CANARY_FAILED if isinstance(error, canary.CanaryError) else Kind.FAILED
+            event(kind, run.tried if run else None, str(error) or type(error).__name__)
+        raise
+    finally:
+        db.client.close()
+    return outcome
 
 
 def reconcile(settings: Settings) -> Outcome:
-    """Brings about that the champion serves, and returns only when its canaries came back through MongoDB.
+    """Brings about what is recorded; see `act`."""
+    return act(settings)
 
-    A running, healthy query of the champion is left alone. An ill one is started again on its own checkpoint. Where
-    the pointer names another model, the new query starts beside the old one, from the old one's last committed
-    offsets, and the old one stops only once the new one has answered its canaries: no request waits for either.
 
-    Raises PredictorError, canary.CanaryError or registry.RegistryError with the reason; a query that served before
-    goes on serving then.
+class _Run:
+    """One run: it knows the state as it read and wrote it itself, and never reads it again.
+
+    So whatever another run writes meanwhile, this one's next write fails, before it starts or stops anything more.
     """
-    version = registry.read_pointer(settings.models).champion
-    if version is None:
-        raise PredictorError(
-            "there is no model to serve yet; run the DAG agile_data_science_batch_prediction_model_training"
-        )
-    db = store.connect(settings)
-    state = _clear_up(db, settings, read_state(db))
-    serving = state.serving
-    if serving is not None and serving.version == version:
-        illness = _illness(settings, serving)
-        if illness is None:
-            try:
-                return Outcome(Action.UNCHANGED, serving, _prove(db, settings, serving))
-            except canary.CanaryError as error:
-                illness = str(error)
-        log.warning("deployment %d is ill: %s", serving.generation, illness)
-        return _repair(db, settings, state, serving)
-    return _replace(db, settings, state, version)
 
+    def __init__(self, settings: Settings, db: Database[dict[str, Any]]) -> None:
+        self.settings = settings
+        self.db = db
+        self.state: State = read_state(db)
+        self.canaries: list[str] = []
+        self.tried: Deployment | None = None
 
-def check(settings: Settings) -> Deployment | None:
-    """The serving deployment where its query is active and without exception; None where nothing was deployed yet.
-
-    Raises PredictorError with the reason otherwise. That predictions come back is for canaries to prove.
-    """
-    serving = read_state(store.connect(settings)).serving
-    if serving is None:
-        return None
-    illness = _illness(settings, serving)
-    if illness is not None:
-        raise PredictorError(illness)
-    return serving
-
-
-def read_state(db: Database[dict[str, Any]]) -> State:
-    """What was deployed last."""
-    return State.model_validate(db[Collection.STATE].find_one({"_id": _STATE_ID}) or {})
-
-
-# --- the three ways to a running query -------------------------------------------------------------------------------
-
-
-def _repair(db: Database[dict[str, Any]], settings: Settings, state: State, ill: Deployment) -> Outcome:
-    """The same model on the same checkpoint: nothing is lost, and at most one batch is answered again."""
-    candidate = _claim(db, state, ill.version, ill.checkpoint)
-    _stop_session(settings, ill.session_id)
-    candidate = _start(db, settings, candidate, "earliest")
-    seconds = _prove(db, settings, candidate)
-    _accept(db, candidate, retiring=[])
-    return Outcome(Action.REPAIRED, candidate, seconds)
-
-
-def _replace(db: Database[dict[str, Any]], settings: Settings, state: State, version: str) -> Outcome:
-    registry.verify(settings.models, version)
-    old = state.serving
-    offsets = "earliest" if old is None else _committed_offsets(settings.checkpoints / old.checkpoint)
-    candidate = _claim(db, state, version, None)
-    try:
-        candidate = _start(db, settings, candidate, offsets)
-        seconds = _prove(db, settings, candidate)
-    except Exception:
-        if old is not None:  # it serves on; a first deployment is left for the next run to find and repair
-            _clear_up(db, settings, read_state(db))
-        raise
-    _accept(db, candidate, retiring=[] if old is None else [old.session_id])
-    _clear_up(db, settings, read_state(db))
-    return Outcome(Action.STARTED if old is None else Action.REPLACED, candidate, seconds)
-
-
-def _start(
-    db: Database[dict[str, Any]], settings: Settings, deployment: Deployment, starting_offsets: str
-) -> Deployment:
-    from pyspark.ml import PipelineModel
-
-    from spark_jobs import streaming_predictor
-
-    registry.verify(settings.models, deployment.version)
-    checkpoint = settings.checkpoints / deployment.checkpoint
-    log.info(
-        "starting deployment %d: model %s, checkpoint %s, offsets %s",
-        *(deployment.generation, deployment.version, checkpoint, starting_offsets),
-    )
-    with _session(settings, deployment.session_id) as spark:
-        streaming_predictor.configure(spark)
-        model = PipelineModel.load(str(registry.pipeline_path(settings.models, deployment.version)))
-        requests = streaming_predictor.read_requests(spark, settings, starting_offsets)
-        outgoing = streaming_predictor.answers(requests, model, deployment.version, deployment.generation)
-        query = streaming_predictor.start(outgoing, settings, checkpoint, QUERY_NAME)
-    log.info("query %s, run %s started", query.id, query.runId)
-    started = deployment.model_copy(update={"query_id": str(query.id), "run_id": str(query.runId)})
-    _compare_and_set(db, started.generation, {"candidate": started.model_dump()})
-    return started
-
-
-def _prove(db: Database[dict[str, Any]], settings: Settings, deployment: Deployment) -> float:
-    """Seconds until a canary for each partition was back; where none is, the query's own exception is the reason."""
-    uuids = canary.send_canaries(settings)
-    try:
-        return canary.await_canaries(db, uuids, deployment.generation, settings.canary_timeout_seconds)
-    except canary.CanaryError as error:
-        if (illness := _illness(settings, deployment)) is not None:
-            raise PredictorError(illness) from error
-        raise
-
-
-# --- the state -------------------------------------------------------------------------------------------------------
-
-
-def _claim(db: Database[dict[str, Any]], state: State, version: str, checkpoint: str | None) -> Deployment:
-    """Takes the next generation for a candidate. Raises PredictorError where another run took it first."""
-    generation = state.generation + 1
-    session_id = str(uuid4())  # never a used one: a stopped session's id is burnt until the server restarts
-    candidate = Deployment(
-        generation=generation,
-        version=version,
-        session_id=session_id,
-        checkpoint=checkpoint or f"{generation:06d}-{session_id[:8]}",
-        started_at=dt.datetime.now(dt.UTC),
-    )
-    _compare_and_set(db, state.generation, {"generation": generation, "candidate": candidate.model_dump()})
-    return candidate
-
-
-def _accept(db: Database[dict[str, Any]], candidate: Deployment, *, retiring: list[str]) -> None:
-    change = {"serving": candidate.model_dump(), "candidate": None, "retiring": retiring}
-    _compare_and_set(db, candidate.generation, change)
-
-
-def _clear_up(db: Database[dict[str, Any]], settings: Settings, state: State) -> State:
-    """Stops what a killed run left behind, so that never two queries answer for long."""
-    leftovers = [*state.retiring, *([state.candidate.session_id] if state.candidate else [])]
-    if not leftovers:
-        return state
-    for session_id in leftovers:
-        _stop_session(settings, session_id)
-    _compare_and_set(db, state.generation, {"candidate": None, "retiring": []})
-    return read_state(db)
-
-
-def _compare_and_set(db: Database[dict[str, Any]], generation: int, change: dict[str, Any]) -> None:
-    from pymongo.errors import DuplicateKeyError
-
-    try:
-        result = db[Collection.STATE].update_one(
-            {"_id": _STATE_ID, "generation": generation}, {"$set": change}, upsert=generation == 0
-        )
-    except DuplicateKeyError:
-        result = None
-    if result is None or not (result.matched_count or result.upserted_id):
-        raise PredictorError(
-            f"another deployment went on while this one (from generation {generation}) was under way; it decides, and "
-            "this one ends here"
-        )
-
-
-def ping(settings: Settings) -> None:
-    """Raises PredictorError where the Spark Connect server does not answer within 5 s."""
-    import grpc
-
-    address = settings.spark_connect_url.removeprefix("sc://").split("/")[0]
-    with grpc.insecure_channel(address) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=5)
-        except grpc.FutureTimeoutError as error:
+    def do(self, action: Action, reason: str) -> Outcome:
+        """See `act`."""
+        if action is Action.STOP:
+            return self._stop(reason)
+        was_stopped = self.state.wanted is Wanted.STOPPED
+        if action is Action.RECONCILE and was_stopped:
+            self._clear_up()
+            return Outcome(Result.UNCHANGED, None, "a person stopped it; the action start ends that")
+        pointer = registry.read_pointer(self.settings.models)
+        champion = pointer.champion
+        if action is not Action.RECONCILE:
+            failed = {version: failure for version, failure in self.state.failed.items() if version != champion}
+            if was_stopped or failed != self.state.failed:
+                self._change(wanted=Wanted.RUNNING, failed=failed)  # a person asks for it once more
+        if champion is None:
             raise PredictorError(
-                f"the Spark Connect server does not answer at {address} (FLIGHTS_SPARK_CONNECT_URL)"
+                "there is no model to serve yet; run the DAG agile_data_science_batch_prediction_model_training"
+            )
+        self._clear_up()
+        outcome = self._serve_champion(pointer, restart=action is Action.RESTART and not was_stopped, reason=reason)
+        if was_stopped and outcome.result is Result.REPAIRED:
+            return Outcome(Result.STARTED, outcome.deployment, reason or "was stopped", outcome.canary_seconds)
+        return outcome
+
+    def _serve_champion(self, pointer: registry.Pointer, *, restart: bool, reason: str) -> Outcome:
+        champion = str(pointer.champion)
+        substitute = self._substitute(pointer)
+        if (failure := self.state.failure(pointer)) is not None:
+            why = (
+                f"the champion {champion} failed at {failure.at:%Y-%m-%d %H:%M} UTC and is not tried again until a "
+                "person asks (action start)"
+            )
+            if substitute is None:
+                raise PredictorError(f"{why}, and no other model can serve: {failure.reason}")
+            found = self._serve(substitute, restart=restart, reason=reason)
+            return Outcome(found.result, found.deployment, f"{why}: {failure.reason}", found.canary_seconds)
+        try:
+            return self._serve(champion, restart=restart, reason=reason)
+        except OvertakenError:
+            raise
+        except engine.ModelError as error:
+            self._give_up(champion, substitute, error)
+            raise
+        except (PredictorError, canary.CanaryError) as error:
+            serving = self.state.serving
+            # Is it the new model, or all around it? The old query tells, which does not know the new model.
+            if serving is not None and serving.version != champion and self._answers(serving):
+                self._give_up(champion, serving.version, error)
+            raise
+
+    def _give_up(self, champion: str, substitute: str | None, error: Exception) -> None:
+        """Records that the champion failed, once another version serves in its place, if any can."""
+        if substitute is not None:
+            log.warning("%s serves in place of the champion %s: %s", substitute, champion, error)
+            self._serve(substitute, restart=False, reason=str(error))
+        failure = Failure(reason=str(error), at=dt.datetime.now(dt.UTC))
+        self._change(failed={**self.state.failed, champion: failure})
+
+    def _substitute(self, pointer: registry.Pointer) -> str | None:
+        """Which version can serve in place of the champion."""
+        serving = self.state.serving
+        candidates = (serving.version if serving else None, pointer.previous)
+        return next((v for v in candidates if v not in (None, pointer.champion, *self.state.failed)), None)
+
+    # --- the ways to a running query ---------------------------------------------------------------------------------
+
+    def _serve(self, version: str, *, restart: bool, reason: str) -> Outcome:
+        """Brings about that this version serves: leaves its healthy query alone, repairs an ill one, replaces others.
+
+        Raises canary.BrokerError before anything is touched where Kafka does not answer.
+        """
+        canary.ends(self.settings, REQUEST_TOPIC)
+        engine.await_server(self.settings)
+        serving = self.state.serving
+        if serving is None or serving.version != version or restart:
+            return self._replace(version, reason)
+        if (illness := engine.illness(self.settings, serving)) is None:
+            try:
+                return Outcome(Result.UNCHANGED, serving, canary_seconds=self._prove(serving))
+            except canary.BrokerError:
+                raise
+            except (canary.CanaryError, PredictorError) as error:
+                illness = str(error)
+        return self._repair(serving, illness)
+
+    def _repair(self, ill: Deployment, illness: str) -> Outcome:
+        """The same model on the same checkpoint: nothing is lost, and at most one batch is answered again."""
+        log.warning("deployment %d is ill: %s", ill.generation, illness)
+        engine.verify(self.settings, ill.version)
+        candidate = self._claim(ill.version, ill.checkpoint)
+        engine.stop_session(self.settings, ill.session_id)
+        try:
+            candidate, seconds = self._launch(candidate, "earliest")
+        except (OvertakenError, engine.ModelError, canary.BrokerError):
+            raise
+        except PredictorError as error:
+            raise PredictorError(
+                f"{error}. Where its checkpoint {self.settings.checkpoints / ill.checkpoint} is damaged, run the DAG "
+                'flight_delay_predictor with {"action": "restart"}: that begins a new checkpoint, and answers again '
+                "what Kafka still keeps (first answers stay)"
             ) from error
+        self._change(serving=candidate, candidate=None)
+        return Outcome(Result.REPAIRED, candidate, illness, seconds)
 
+    def _replace(self, version: str, reason: str) -> Outcome:
+        """A query of its own beside the old one, which stops only once the new one has answered its canaries."""
+        old = self.state.serving
+        engine.verify(self.settings, version)
+        offsets = "earliest" if old is None else engine.committed_offsets(self.settings.checkpoints / old.checkpoint)
+        candidate, seconds = self._launch(self._claim(version, None), offsets)
+        self._change(serving=candidate, candidate=None, retiring=(old.session_id,) if old else ())
+        self._clear_up()
+        if old is None:
+            return Outcome(Result.STARTED, candidate, reason or "the first deployment", seconds)
+        if old.version == version:
+            return Outcome(Result.RESTARTED, candidate, reason or "a person asked for it", seconds)
+        return Outcome(Result.REPLACED, candidate, reason or f"replaces {old.version}", seconds)
 
-# --- Spark -----------------------------------------------------------------------------------------------------------
+    def _stop(self, reason: str) -> Outcome:
+        if self.state.wanted is Wanted.STOPPED and not self.state.half_done:
+            return Outcome(Result.UNCHANGED, None, "is stopped")
+        serving = self.state.serving
+        leftovers = [d.session_id for d in (self.state.candidate, serving) if d is not None]
+        self._change(wanted=Wanted.STOPPED, candidate=None, retiring=(*self.state.retiring, *leftovers))
+        self._clear_up()
+        return Outcome(Result.STOPPED, serving, reason or "a person asked for it")
 
+    # --- steps -------------------------------------------------------------------------------------------------------
 
-@contextmanager
-def _session(settings: Settings, session_id: str) -> Iterator[SparkSession]:
-    """The session of that id on the Spark Connect server, new or found again; left, not ended, at the end.
+    def _launch(self, candidate: Deployment, offsets: str) -> tuple[Deployment, float]:
+        """Starts the claimed candidate; returns it and the seconds of its canaries once they came back.
 
-    Raises PredictorError where the server does not answer or the id is burnt.
-    """
-    from pyspark.errors.exceptions.connect import SparkConnectException, SparkConnectGrpcException
-    from pyspark.sql import SparkSession
-    from pyspark.sql.connect.client.retries import DefaultPolicy
+        Where that fails, its session is stopped and the candidate is given back.
+        """
+        self.tried = candidate
+        try:
+            candidate = engine.start(self.settings, candidate, offsets)
+            self._change(candidate=candidate)
+            seconds = self._prove(candidate)
+        except Exception as error:
+            with suppress(PredictorError):  # a server that is gone has no query; else the next run clears up
+                engine.stop_session(self.settings, candidate.session_id)
+                if not isinstance(error, OvertakenError):
+                    self._change(candidate=None)
+            raise
+        self.tried = None
+        return candidate, seconds
 
-    url = f"{settings.spark_connect_url}/;user_id={SPARK_USER};session_id={session_id}"
-    session: Any = None
-    ping(settings)
-    try:
-        session = SparkSession.builder.remote(url).create()
-        session.client.set_retry_policies([DefaultPolicy(max_retries=6)])  # by default it tries for 10 minutes
-        yield session
-    except SparkConnectGrpcException as error:
-        raise PredictorError(
-            f"the Spark Connect server at {settings.spark_connect_url} says: {_first_line(error)}"
-        ) from error
-    except SparkConnectException as error:
-        raise PredictorError(f"Spark says: {_first_line(error)}") from error
-    finally:
-        if session is not None:
-            session.release_session_on_close = False  # the session and its query must outlive this process
-            session.stop()
+    def _prove(self, deployment: Deployment) -> float:
+        """Seconds until the canaries were answered; where they are not, the query's own exception is the reason."""
+        try:
+            self.canaries, seconds = canary.prove(
+                self.settings, deployment.generation, self.settings.canary_timeout_seconds
+            )
+        except canary.BrokerError:
+            raise
+        except canary.CanaryError as error:
+            self.tried = deployment
+            if (illness := engine.illness(self.settings, deployment)) is not None:
+                raise PredictorError(illness) from error
+            raise
+        return seconds
 
+    def _answers(self, deployment: Deployment) -> bool:
+        try:
+            self._prove(deployment)
+        except (PredictorError, canary.CanaryError):
+            return False
+        return True
 
-def _illness(settings: Settings, deployment: Deployment) -> str | None:
-    """What is wrong with the deployment's query, or None."""
-    from pyspark.sql.connect.streaming.query import StreamingQuery
+    def _claim(self, version: str, checkpoint: str | None) -> Deployment:
+        candidate = self.state.next_deployment(version, checkpoint)
+        self._change(generation=candidate.generation, candidate=candidate)
+        return candidate
 
-    gone = (
-        f"the query of deployment {deployment.generation} is gone from the Spark Connect server at "
-        f"{settings.spark_connect_url}; a run of the DAG flight_delay_predictor starts it again"
-    )
-    try:
-        with _session(settings, deployment.session_id) as spark:
-            query = StreamingQuery(spark, deployment.query_id, deployment.run_id, QUERY_NAME)
-            # An ended query is in no list, but the server still knows what it died of.
-            exception = query.exception()
-            if exception is not None:
-                return f"the query of deployment {deployment.generation} ended with: {_first_line(exception)}"
-            return None if query.isActive else gone
-    except PredictorError as error:
-        return gone if "STREAMING_QUERY_NOT_FOUND" in str(error) else str(error)
+    def _clear_up(self) -> None:
+        """Stops what this run replaced or a killed one left behind, so that never two queries answer for long."""
+        if not self.state.half_done:
+            return
+        engine.await_server(self.settings)
+        candidate = self.state.candidate
+        for session_id in [*self.state.retiring, *([candidate.session_id] if candidate else [])]:
+            engine.stop_session(self.settings, session_id)
+        self._change(candidate=None, retiring=())
 
-
-def _stop_session(settings: Settings, session_id: str) -> None:
-    """Stops the session's query, and releases the session with the models that it holds."""
-    try:
-        with _session(settings, session_id) as spark:
-            for query in spark.streams.active:
-                query.stop()
-            spark.stop()
-    except PredictorError as error:
-        if "SESSION_CLOSED" not in str(error):
-            raise  # a server that does not answer may still run the query
-    log.info("session %s stopped", session_id)
-
-
-def _committed_offsets(checkpoint: Path) -> str:
-    """Where a successor starts: the offsets of the last batch that was committed, as JSON for `startingOffsets`.
-
-    Before the first commit, those from which the query itself began. A batch under way is answered twice; the first
-    answer stays. Layout: Spark's checkpoint folder, `offsets/N` (version, metadata, one line a source), `commits/N`.
-    """
-    commits = sorted((int(file.name) for file in (checkpoint / "commits").glob("[0-9]*")), reverse=True)
-    for batch in commits:
-        offsets = checkpoint / "offsets" / str(batch)
-        if offsets.is_file():
-            return _last_json_line(offsets)
-    initial = checkpoint / "sources" / "0" / "0"
-    return _last_json_line(initial) if initial.is_file() else "earliest"
-
-
-def _last_json_line(file: Path) -> str:
-    line = file.read_text().strip().splitlines()[-1]
-    return json.dumps(json.loads(line))
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:500] if str(error).strip() else type(error).__name__
+    def _change(self, **change: Any) -> None:
+        self.state = change_state(self.db, self.state, **change)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -50,5 +49,3 @@ def record(db: Database[dict[str, Any]], event: Event) -> None:
 def last_events(db: Database[dict[str, Any]], n: int) -> list[Event]:
     """The `n` latest events, newest first; read in natural order, as the embedded server has no index for it."""
     return [Event.model_validate(found) for found in db[Collection.EVENTS].find({}).sort("$natural", -1).limit(n)]
-
-

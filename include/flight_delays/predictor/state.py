@@ -19,6 +19,8 @@ from flight_delays.contract import Collection
 if TYPE_CHECKING:
     from pymongo.database import Database
 
+    from flight_delays.registry import Pointer
+
 _STATE_ID: Final = "flight_delay_predictor"
 
 
@@ -84,6 +86,12 @@ class State(BaseModel):
         """Whether a run is at work, or was killed before its end."""
         return self.candidate is not None or bool(self.retiring)
 
+    def failure(self, pointer: Pointer) -> Failure | None:
+        """Why the pointer's champion is not tried again; None where it was never tried, or asked for since."""
+        failure = self.failed.get(pointer.champion or "")
+        asked_since = failure is not None and pointer.updated_at is not None and pointer.updated_at > failure.at
+        return None if asked_since else failure
+
     def next_deployment(self, version: str, checkpoint: str | None) -> Deployment:
         """The deployment that a run may claim; on a checkpoint of its own where None is given."""
         generation = self.generation + 1
@@ -117,9 +125,7 @@ def change_state(db: Database[dict[str, Any]], state: State, **change: Any) -> S
     """
     from pymongo.errors import DuplicateKeyError
 
-    after = state.model_copy(
-        update={**change, "revision": state.revision + 1, "changed_at": dt.datetime.now(dt.UTC)}
-    )
+    after = state.model_copy(update={**change, "revision": state.revision + 1, "changed_at": dt.datetime.now(dt.UTC)})
     revision: Any = state.revision or {"$exists": False}  # releases before 0.2.0 counted no revisions
     try:
         result = db[Collection.STATE].replace_one(

@@ -1,0 +1,207 @@
+"""The engine: the Spark Connect server on which the query lives, in a session of a known id.
+
+Whoever knows the id finds the query again, from any process and after any restart of Airflow.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from flight_delays import registry, store
+from flight_delays.predictor.state import Deployment, PredictorError, Wanted, read_state
+
+if TYPE_CHECKING:
+    from pyspark.ml import PipelineModel
+    from pyspark.sql import SparkSession
+
+    from flight_delays.settings import Settings
+
+log = logging.getLogger(__name__)
+
+QUERY_NAME: Final = "flight_delay_predictor"
+SPARK_USER: Final = "flight_delays"
+
+
+class ModelError(PredictorError):
+    """The model itself is to blame: its folder is missing or damaged, or Spark cannot load it."""
+
+
+def ping(settings: Settings) -> None:
+    """Raises PredictorError where the Spark Connect server does not answer within 5 s."""
+    import grpc
+
+    address = settings.spark_connect_url.removeprefix("sc://").split("/")[0]
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=5)
+        except grpc.FutureTimeoutError as error:
+            raise PredictorError(
+                f"the Spark Connect server does not answer at {address} (FLIGHTS_SPARK_CONNECT_URL)"
+            ) from error
+
+
+def await_server(settings: Settings, seconds: float = 60) -> None:
+    """Returns once the server answers: the process manager starts a killed one again, in 8 s or so.
+
+    Raises PredictorError where it does not answer in time.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return ping(settings)
+        except PredictorError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+def check(settings: Settings) -> Deployment | None:
+    """The serving deployment where its query is active and without exception; None where none is wanted or deployed.
+
+    Raises PredictorError with the reason otherwise. That predictions come back is for canaries to prove.
+    """
+    state = read_state(store.connect(settings))
+    if state.serving is None or state.wanted is Wanted.STOPPED:
+        return None
+    if (reason := illness(settings, state.serving)) is not None:
+        raise PredictorError(reason)
+    return state.serving
+
+
+def verify(settings: Settings, version: str) -> None:
+    """Raises ModelError where the version's folder is missing, incomplete, damaged or unreadable."""
+    try:
+        registry.verify(settings.models, version)
+    except registry.RegistryError as error:
+        raise ModelError(str(error)) from error
+    except OSError as error:
+        raise ModelError(f"model {version} is unreadable ({error}): mend its folder, or train a new one") from error
+
+
+def start(settings: Settings, deployment: Deployment, starting_offsets: str) -> Deployment:
+    """Starts the deployment's query; returns it with the query's ids.
+
+    `starting_offsets` ("earliest" or JSON) count only on a new checkpoint. Raises ModelError where the model cannot be
+    loaded, PredictorError where the server does not answer or Spark refuses.
+    """
+    from spark_jobs import streaming_predictor
+
+    verify(settings, deployment.version)
+    checkpoint = settings.checkpoints / deployment.checkpoint
+    log.info(
+        "starting deployment %d: model %s, checkpoint %s, offsets %s",
+        *(deployment.generation, deployment.version, checkpoint, starting_offsets),
+    )
+    with _session(settings, deployment.session_id) as spark:
+        streaming_predictor.configure(spark)
+        model = _load(settings, deployment.version)
+        requests = streaming_predictor.read_requests(spark, settings, starting_offsets)
+        outgoing = streaming_predictor.answers(requests, model, deployment.version, deployment.generation)
+        query = streaming_predictor.start(outgoing, settings, checkpoint, QUERY_NAME)
+        log.info("query %s, run %s started", query.id, query.runId)
+        return deployment.model_copy(update={"query_id": str(query.id), "run_id": str(query.runId)})
+
+
+def _load(settings: Settings, version: str) -> PipelineModel:
+    from pyspark.errors.exceptions.connect import SparkConnectGrpcException
+    from pyspark.ml import PipelineModel
+
+    try:
+        return PipelineModel.load(str(registry.pipeline_path(settings.models, version)))
+    except Exception as error:
+        # The server went down, or came up again meanwhile and knows no session any more: not the model's fault.
+        if isinstance(error, SparkConnectGrpcException) and ("UNAVAILABLE" in str(error) or "SESSION" in str(error)):
+            raise
+        raise ModelError(
+            f"Spark cannot load model {version} ({_first_line(error)}): promote another version or train a new one"
+        ) from error
+
+
+@contextmanager
+def _session(settings: Settings, session_id: str) -> Iterator[SparkSession]:
+    """The session of that id on the Spark Connect server, new or found again; left, not ended, at the end.
+
+    Raises PredictorError where the server does not answer or the id is burnt.
+    """
+    from pyspark.errors.exceptions.connect import SparkConnectException, SparkConnectGrpcException
+    from pyspark.sql import SparkSession
+    from pyspark.sql.connect.client.retries import DefaultPolicy
+
+    url = f"{settings.spark_connect_url}/;user_id={SPARK_USER};session_id={session_id}"
+    session: Any = None
+    ping(settings)
+    try:
+        session = SparkSession.builder.remote(url).create()
+        session.client.set_retry_policies([DefaultPolicy(max_retries=6)])  # by default it tries for 10 minutes
+        yield session
+    except SparkConnectGrpcException as error:
+        raise PredictorError(
+            f"the Spark Connect server at {settings.spark_connect_url} says: {_first_line(error)}"
+        ) from error
+    except SparkConnectException as error:
+        raise PredictorError(f"Spark says: {_first_line(error)}") from error
+    finally:
+        if session is not None:
+            session.release_session_on_close = False  # the session and its query must outlive this process
+            session.stop()
+
+
+def illness(settings: Settings, deployment: Deployment) -> str | None:
+    """What is wrong with the deployment's query, or None."""
+    from pyspark.sql.connect.streaming.query import StreamingQuery
+
+    gone = (
+        f"the query of deployment {deployment.generation} is gone from the Spark Connect server at "
+        f"{settings.spark_connect_url}; a run of the DAG flight_delay_predictor starts it again"
+    )
+    try:
+        with _session(settings, deployment.session_id) as spark:
+            query = StreamingQuery(spark, deployment.query_id, deployment.run_id, QUERY_NAME)
+            # An ended query is in no list, but the server still knows what it died of.
+            exception = query.exception()
+            if exception is not None:
+                return f"the query of deployment {deployment.generation} ended with: {_first_line(exception)}"
+            return None if query.isActive else gone
+    except PredictorError as error:
+        return gone if "STREAMING_QUERY_NOT_FOUND" in str(error) else str(error)
+
+
+def stop_session(settings: Settings, session_id: str) -> None:
+    """Stops the session's query, and releases the session with the models that it holds."""
+    try:
+        with _session(settings, session_id) as spark:
+            for query in spark.streams.active:
+                query.stop()
+            spark.stop()
+    except PredictorError as error:
+        if "SESSION_CLOSED" not in str(error):
+            raise  # a server that does not answer may still run the query
+    log.info("session %s stopped", session_id)
+
+
+def committed_offsets(checkpoint: Path) -> str:
+    """Where a successor starts: the offsets of the last batch that was committed, as JSON for `startingOffsets`.
+
+    Before the first commit, those from which the query itself began. A batch under way is answered twice; the first
+    answer stays. A damaged file counts as absent: it goes on from further back then, at worst from "earliest". Layout:
+    Spark's checkpoint folder, `offsets/N` (version, metadata, one line a source), `commits/N`.
+    """
+    commits = sorted((int(file.name) for file in (checkpoint / "commits").glob("[0-9]*")), reverse=True)
+    for file in [*(checkpoint / "offsets" / str(batch) for batch in commits), checkpoint / "sources" / "0" / "0"]:
+        try:
+            found = json.loads(file.read_text().strip().splitlines()[-1])
+        except (OSError, ValueError, IndexError) as error:
+            log.warning("%s does not tell offsets: %s", file, error)
+        else:
+            return json.dumps(found)
+    return "earliest"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:500] if str(error).strip() else type(error).__name__

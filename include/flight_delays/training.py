@@ -78,7 +78,7 @@ def promote(version: str) -> dict[str, Any]:
     champion = registry.read_pointer(models).champion
     if champion not in (version, verdict.champion):
         raise RegistryError(f"Model {version} was judged beside {verdict.champion}, but {champion} serves: train again")
-    return move(version, "promoted by the training DAG")
+    return move(models, version, "promoted by the training DAG")
 
 
 def roll_back(params: dict[str, Any]) -> dict[str, Any]:
@@ -96,27 +96,25 @@ def roll_back(params: dict[str, Any]) -> dict[str, Any]:
         registry.verify(models, version)
     except RegistryError as error:
         raise DataError(f"{error} (there are: {', '.join(registry.versions(models)) or 'none'})") from error
-    return move(version, "rolled back to, by hand")
+    return move(models, version, "rolled back to, by hand")
 
 
-def move(version: str, why: str) -> dict[str, Any]:
+def move(models: Path, version: str, why: str) -> dict[str, Any]:
     """Makes a version the champion and notes why in the verdicts; returns what the model's asset event says of it.
 
     Raises RegistryError where the version is missing or damaged; the pointer stays as it was.
     """
-    models = get_settings().models
     before = registry.read_pointer(models).champion
     if registry.promote(models, version).champion != before:
-        _note(version, why)
+        _note(models, version, why)
         if before:
-            _note(before, f"replaced by {version}, {why}")
+            _note(models, before, f"replaced by {version}, {why}")
     tracking.mirror(version)
     return {"version": version, **registry.load_metadata(models, version).metrics.model_dump()}
 
 
-def _note(version: str, what: str) -> None:
+def _note(models: Path, version: str, what: str) -> None:
     """Adds a sentence to the verdict on a version."""
-    models = get_settings().models
     try:
         verdict = registry.read_verdict(models, version)
     except RegistryError as error:

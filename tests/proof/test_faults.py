@@ -5,67 +5,19 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 
 import pytest
-from confluent_kafka.admin import AdminClient
 
-from flight_delays import distances, predictor, store
-from flight_delays.contract import Collection
-from flight_delays.topics import ensure_topics
-from stack import artifacts
-from stack.secrets import load_secrets
-from stack.services import services
-from stack.supervisor import Supervisor
-from tests.conftest import NO_MOUNT, Stack, settings_in
+from flight_delays import predictor
+from tests.conftest import NO_MOUNT, Stack
 from tests.proof import faults
+from tests.proof.conftest import ENGINES, start
 from tests.proof.faults import Clock, Operator
 from tests.proof.witness import Verdict, Witness
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
-
-ENGINES = ("mongo", "kafka", "spark-connect", "sink", "web")
-
-
-@pytest.fixture(scope="module")
-def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
-    return Clock(tmp_path_factory.mktemp("clock"))
-
-
-def start(stack: Stack, clock: Clock) -> None:
-    """The engines, with a clock that can jump."""
-    wanted = services(stack.settings, stack.secrets)
-    with clock.worn():
-        stack.supervisor.start([service for service in wanted if service.name in ENGINES])
-
-
-@pytest.fixture(scope="module")
-def engines(line: Stack, clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The line without Airflow, with `line`'s model and records, on small disks and with a clock that can jump."""
-    home = tmp_path_factory.mktemp("engines")
-    settings = settings_in(home, 13_000)
-    artifacts.fetch(settings)
-    shutil.copytree(line.settings.models, settings.models)
-    shutil.copytree(line.settings.records, settings.records)
-    secrets = load_secrets(settings)
-    supervisor = Supervisor(settings, secrets)
-    stack = Stack(settings, supervisor, secrets)
-    with faults.small_disks({home / "kafka": 400, home / "mongo": 96}):
-        start(stack, clock)
-        try:
-            for name in ENGINES:
-                stack.await_ready(name)
-            database = store.connect(settings)
-            ensure_topics(AdminClient({"bootstrap.servers": settings.kafka_bootstrap}), settings)
-            store.ensure_indexes(database)
-            distances.import_distances(database[Collection.DISTANCES], distances.read_pairs(distances.PAIRS_FILE))
-            predictor.reconcile(settings)
-            yield stack
-        finally:
-            supervisor.stop()
-    assert faults.orphans(home, 0) == []
 
 
 @pytest.fixture

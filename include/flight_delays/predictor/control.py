@@ -112,7 +112,7 @@ def act(
         if action is Action.DEPLOY:
             if not version:
                 raise PredictorError('deploy needs a version: {"action": "deploy", "version": "20260101T030000Z-..."}')
-            training.move(version, "deployed by hand")
+            training.move(settings.models, version, "deployed by hand")
         run = _Run(settings, db)
         outcome = run.do(action, reason)
         if outcome.result is not Result.UNCHANGED:

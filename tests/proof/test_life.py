@@ -1,0 +1,341 @@
+"""The predictor's life on real services, without Airflow: wanted state, swaps, failures, and never two that answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from flight_delays import canary, predictor, registry, store
+from flight_delays.contract import RESPONSE_TOPIC, Collection
+from flight_delays.predictor import control, engine, events, watch
+from flight_delays.predictor.control import Action, Result
+from flight_delays.predictor.events import Kind
+from flight_delays.predictor.state import OvertakenError, PredictorError, Wanted, change_state
+from flight_delays.settings import Settings
+from tests.conftest import Stack
+from tests.integration.line import flight, put, until
+from tests.proof import faults
+from tests.proof.witness import Witness
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def versions(engines: Stack, other_version: str) -> tuple[str, str]:
+    """The champion, and another version that predicts differently."""
+    champion = registry.read_pointer(engines.settings.models).champion
+    assert champion is not None
+    return champion, other_version
+
+
+@pytest.fixture(autouse=True)
+def settled(engines: Stack, versions: tuple[str, str]) -> Iterator[None]:
+    """Before each test the champion serves and nothing failed; afterwards, one query answers or none is wanted."""
+    predictor.act(engines.settings, Action.DEPLOY, versions[0])
+    yield
+    engines.await_ready("spark-connect")
+    state = now(engines)
+    assert not state.half_done
+    wanted = {state.serving.generation} if state.wanted is Wanted.RUNNING and state.serving else set()
+    assert answering(engines.settings) <= wanted, "somebody else answers"
+
+
+def now(engines: Stack) -> predictor.State:
+    return predictor.read_state(store.connect(engines.settings))
+
+
+def serving(engines: Stack) -> predictor.Deployment:
+    found = now(engines).serving
+    assert found is not None
+    return found
+
+
+def answering(settings: Settings, seconds: float = 3) -> set[int]:
+    """The deployments that answer canaries within so long."""
+    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "tests"})
+    ends = canary.ends(settings, RESPONSE_TOPIC)
+    consumer.assign([TopicPartition(RESPONSE_TOPIC, number, offset) for number, offset in enumerate(ends)])
+    sent = set(canary.send_canaries(settings))
+    found = set()
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (message := consumer.poll(0.2)) is not None and message.error() is None:
+            answer = json.loads(message.value())
+            if answer["UUID"] in sent:
+                found.add(answer["Deployment"])
+    consumer.close()
+    return found
+
+
+def last(engines: Stack) -> events.Event:
+    return events.last_events(store.connect(engines.settings), 1)[0]
+
+
+def damaged(settings: Settings, version: str, name: str) -> Path:
+    """Moves a file of the version away; returns where it is."""
+    model = settings.models / version
+    aside = settings.home / f"aside-{name}"
+    shutil.move(model / name, aside)
+    return aside
+
+
+# --- wanted state ----------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_lasts_until_a_person_ends_it_and_loses_nothing(engines: Stack) -> None:
+    checkpoint = serving(engines).checkpoint
+    stopped = predictor.act(engines.settings, Action.STOP, reason="holiday", dag_run="flight_delay_predictor/test")
+    assert stopped.result is Result.STOPPED
+    assert (last(engines).Kind, last(engines).Reason) == (Kind.STOPPED, "holiday")
+    assert last(engines).DagRun == "flight_delay_predictor/test"
+    assert predictor.act(engines.settings, Action.STOP).result is Result.UNCHANGED
+    message = flight()
+    put(engines, json.dumps(message).encode(), key=message["UUID"])
+    assert predictor.reconcile(engines.settings).result is Result.UNCHANGED
+    assert answering(engines.settings) == set()
+    assert predictor.check(engines.settings) is None
+    assert watch.look(engines.settings) is None, "a stop is no illness"
+    started = predictor.act(engines.settings, Action.START)
+    assert started.result is Result.STARTED
+    assert started.deployment is not None
+    assert started.deployment.checkpoint == checkpoint
+    database = store.connect(engines.settings)
+    until(lambda: store.find_answer(database, message["UUID"]), 20, "the answer to what was asked meanwhile")
+    assert answering(engines.settings) == {started.deployment.generation}
+
+
+def test_a_restart_goes_on_beside_and_reconcile_leaves_it_alone(engines: Stack) -> None:
+    before = serving(engines)
+    restarted = predictor.act(engines.settings, Action.RESTART)
+    assert restarted.result is Result.RESTARTED
+    assert restarted.deployment is not None
+    assert restarted.deployment.checkpoint != before.checkpoint
+    assert predictor.reconcile(engines.settings).result is Result.UNCHANGED
+    assert predictor.act(engines.settings, Action.START).result is Result.UNCHANGED
+    assert answering(engines.settings) == {before.generation + 1}
+
+
+def test_an_overtaken_run_starts_and_stops_nothing(engines: Stack) -> None:
+    before = serving(engines)
+    zombie = control._Run(engines.settings, store.connect(engines.settings))
+    restarted = predictor.act(engines.settings, Action.RESTART).deployment
+    assert restarted is not None
+    for action in (Action.RESTART, Action.STOP):
+        with pytest.raises(OvertakenError, match="it decides"):
+            zombie.do(action, "")
+    late = control._Run(engines.settings, store.connect(engines.settings))
+    claimed = late._claim(before.version, None)
+    change_state(store.connect(engines.settings), late.state, candidate=None)  # another run cleared up meanwhile
+    with pytest.raises(OvertakenError):
+        late._launch(claimed, "latest")
+    assert answering(engines.settings) == {restarted.generation}, "what it had started is gone again"
+    assert now(engines).serving == restarted
+
+
+def test_three_deployments_at_once_leave_one_query(engines: Stack, versions: tuple[str, str]) -> None:
+    done: list[str] = []
+
+    def deploy(version: str) -> None:
+        try:
+            predictor.act(engines.settings, Action.DEPLOY, version)
+        except Exception as error:  # noqa: BLE001 - overtaken, or its session ended by another
+            done.append(type(error).__name__)
+        else:
+            done.append("done")
+
+    threads = [threading.Thread(target=deploy, args=(version,)) for version in (*versions, versions[1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 3
+    predictor.reconcile(engines.settings)  # what the watch does, should the last word have been an overtaken one's
+    champion = registry.read_pointer(engines.settings.models).champion
+    assert serving(engines).version == champion
+    assert not now(engines).half_done
+    assert answering(engines.settings) == {serving(engines).generation}
+
+
+def test_a_burnt_session_and_a_restarted_server_are_repaired(engines: Stack) -> None:
+    engine.stop_session(engines.settings, serving(engines).session_id)
+    found = watch.look(engines.settings)
+    assert found is not None
+    assert found.part is watch.Part.QUERY
+    repaired = predictor.reconcile(engines.settings)
+    assert repaired.result is Result.REPAIRED
+    engines.kill("spark-connect")
+    repaired = predictor.reconcile(engines.settings)  # waits for the server
+    assert repaired.result is Result.REPAIRED
+    assert (last(engines).Kind, last(engines).Generation) == (Kind.REPAIRED, serving(engines).generation)
+    assert answering(engines.settings) == {serving(engines).generation}
+
+
+# --- swaps under traffic ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def witness(engines: Stack, settled: None) -> Iterator[Witness]:
+    """Ten flights a second, each answer held against the batch job of the model that it names in the end."""
+    found = Witness(engines.settings, engines.web_url, rate=10)
+    found.start()
+    try:
+        faults.recovered(found, 0)
+        yield found
+        found.finish()
+        verdict = found.verdict()
+        assert verdict.clean, verdict
+        assert verdict.accepted > 50
+    finally:
+        found.finish()
+
+
+def test_models_are_swapped_to_and_fro_under_traffic(
+    engines: Stack, witness: Witness, versions: tuple[str, str]
+) -> None:
+    begun = serving(engines).generation
+    for version in (versions[1], versions[0]):
+        done = predictor.act(engines.settings, Action.DEPLOY, version)
+        assert done.result is Result.REPLACED
+        assert registry.read_pointer(engines.settings.models).champion == version
+        faults.recovered(witness, time.monotonic())
+    assert answering(engines.settings) == {begun + 2}
+
+
+def test_a_death_in_the_middle_of_a_swap_loses_nothing(
+    engines: Stack, witness: Witness, versions: tuple[str, str]
+) -> None:
+    for victim in ("task", "new", "old"):
+        before, target = serving(engines), versions[serving_index(engines, versions) ^ 1]
+        process = subprocess.Popen([sys.executable, "-c", _DEPLOY, target], env=os.environ | environment(engines))
+        candidate = until(lambda: now(engines).candidate, 60, "a candidate")
+        if victim == "task":
+            process.send_signal(signal.SIGKILL)
+        else:
+            until(lambda: (found := now(engines).candidate) and found.query_id, 60, "its query")
+            session = candidate if victim == "new" else before
+            engine.stop_session(engines.settings, session.session_id)
+        process.wait(120)
+        predictor.act(engines.settings, Action.START)
+        assert serving(engines).version == target, victim
+        assert not now(engines).half_done
+        faults.recovered(witness, time.monotonic())
+
+
+def serving_index(engines: Stack, versions: tuple[str, str]) -> int:
+    return versions.index(serving(engines).version)
+
+
+_DEPLOY = """
+import sys
+from flight_delays import predictor
+from flight_delays.settings import get_settings
+predictor.act(get_settings(), predictor.Action.DEPLOY, sys.argv[1])
+"""
+
+
+def environment(engines: Stack) -> dict[str, str]:
+    return engines.settings.environment
+
+
+def test_a_model_that_does_not_answer_leaves_the_old_one_serving(engines: Stack, versions: tuple[str, str]) -> None:
+    before = serving(engines)
+    hasty = engines.settings.model_copy(update={"canary_timeout_seconds": 0.3})  # no new query is warm so soon
+    with pytest.raises(canary.CanaryError, match=f"deployment {before.generation + 1} has not answered"):
+        predictor.act(hasty, Action.DEPLOY, versions[1])
+    assert now(engines).serving == before
+    assert not now(engines).half_done
+    assert (last(engines).Kind, last(engines).Version) == (Kind.CANARY_FAILED, versions[1])
+    assert versions[1] in now(engines).failed
+    left_alone = predictor.reconcile(engines.settings)
+    assert left_alone.result is Result.UNCHANGED, "what failed is not tried again by itself"
+    assert "not tried again" in left_alone.reason
+    assert watch.look(engines.settings) is None
+    assert answering(engines.settings) == {before.generation}
+    asked = predictor.act(engines.settings, Action.START)
+    assert asked.result is Result.REPLACED
+    assert serving(engines).version == versions[1], "a person asked"
+    assert now(engines).failed == {}
+
+
+# --- what a person must mend -----------------------------------------------------------------------------------------
+
+
+def test_a_broken_champion_is_given_up_and_the_previous_model_serves(engines: Stack, versions: tuple[str, str]) -> None:
+    champion, other = versions
+    registry.promote(engines.settings.models, other)
+    aside = damaged(engines.settings, other, "metadata.json")
+    try:
+        engine.stop_session(engines.settings, serving(engines).session_id)  # and the old query is dead as well
+        with pytest.raises(PredictorError, match=f"{other} is incomplete"):
+            predictor.reconcile(engines.settings)
+        assert serving(engines).version == champion
+        assert other in now(engines).failed
+        assert (last(engines).Kind, "incomplete" in last(engines).Reason) == (Kind.FAILED, True)
+        assert predictor.reconcile(engines.settings).result is Result.UNCHANGED
+    finally:
+        shutil.move(aside, engines.settings.models / other / "metadata.json")
+    registry.promote(engines.settings.models, champion)
+    registry.promote(engines.settings.models, other)
+    assert predictor.reconcile(engines.settings).result is Result.REPLACED, "promoted anew, it is tried anew"
+
+
+def test_a_damaged_checkpoint_says_what_to_do_and_a_restart_mends_it(engines: Stack) -> None:
+    ill = serving(engines)
+    engine.stop_session(engines.settings, ill.session_id)
+    for folder in ("offsets", "commits"):
+        for file in (engines.settings.checkpoints / ill.checkpoint / folder).glob("*"):
+            file.write_text("v1\n{garbage\n")
+    (engines.settings.checkpoints / ill.checkpoint / "metadata").write_text("garbage")
+    with pytest.raises(PredictorError, match=r'damaged, run the DAG flight_delay_predictor with {"action": "restart"}'):
+        predictor.reconcile(engines.settings)
+    assert now(engines).serving == ill
+    assert not now(engines).half_done
+    message = flight()
+    put(engines, json.dumps(message).encode(), key=message["UUID"])
+    restarted = predictor.act(engines.settings, Action.RESTART)
+    assert restarted.result is Result.RESTARTED
+    database = store.connect(engines.settings)
+    until(lambda: store.find_answer(database, message["UUID"]), 20, "the answer to what was asked meanwhile")
+
+
+def test_a_broker_that_is_away_is_named_and_the_query_left_alone(engines: Stack) -> None:
+    before = serving(engines)
+    away = engines.settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:1"})
+    with pytest.raises(canary.BrokerError, match=r"127.0.0.1:1 \(FLIGHTS_KAFKA_BOOTSTRAP"):
+        predictor.reconcile(away)
+    assert now(engines).serving == before
+    found = watch.look(away)
+    assert found is not None
+    assert found.part is watch.Part.ANSWERS
+    assert predictor.act(away, Action.STOP).result is Result.STOPPED, "a stop needs no Kafka"
+
+
+def test_the_watch_sees_what_was_left_half_done(engines: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = store.connect(engines.settings)
+    state = now(engines)
+    assert watch.look(engines.settings) is None
+    abandoned = state.next_deployment(serving(engines).version, None)
+    change_state(database, state, candidate=abandoned, generation=abandoned.generation)
+    assert watch.look(engines.settings) is None, "a run is at work"
+    monkeypatch.setattr(watch, "UNDER_WAY_SECONDS", 0.0)
+    found = watch.look(engines.settings)
+    assert found is not None
+    assert (found.part, "half done" in found.reason) == (watch.Part.CHANGE, True)
+    assert predictor.reconcile(engines.settings).result is Result.UNCHANGED
+    assert not now(engines).half_done
+    database[Collection.STATE].delete_many({})
+    found = watch.look(engines.settings)
+    assert found is not None
+    assert "was never deployed" in found.reason
+    engine.stop_session(engines.settings, state.serving.session_id)  # type: ignore[union-attr]

@@ -17,15 +17,19 @@ from rich.table import Table
 
 from flight_delays import predictor, registry, store
 from flight_delays.contract import TOPICS
+from flight_delays.names import DagId
 from flight_delays.settings import Settings
 from stack.secrets import load_secrets
 from stack.services import services
 from stack.steps import StepFailedError
 from stack.supervisor import Supervisor
 
+START = f"""make airflow ARGS='dags trigger {DagId.PREDICTOR} --conf {{"action":"start"}}'"""
+"""The command that ends a stop."""
+
 
 def status(settings: Settings) -> None:
-    """Prints processes, streaming query, model in service and last canary. Raises StepFailedError where one is ill."""
+    """Prints processes, and how the predictor does. Raises StepFailedError where one is ill."""
     secrets = load_secrets(settings)
     supervisor = Supervisor(settings, secrets)
     if not supervisor.running():
@@ -55,23 +59,22 @@ def status(settings: Settings) -> None:
 
 
 def _predictor_status(settings: Settings, console: Console) -> list[str]:
-    pointer = registry.read_pointer(settings.models)
-    console.print(f"model in service: champion {pointer.champion or 'none yet'}, previous {pointer.previous or 'none'}")
-    try:
-        deployment = predictor.check(settings)
-    except Exception as error:  # noqa: BLE001 - the reason is what is shown
-        console.print(f"streaming query: ill: {error}")
-        return ["streaming query"]
-    if deployment is None:
-        console.print("streaming query: not deployed yet")
-        return []
-    console.print(
-        f"streaming query: active, deployment {deployment.generation} of model {deployment.version} "
-        f"since {deployment.started_at:%Y-%m-%d %H:%M:%S} UTC"
-    )
-    last = store.last_canary(store.connect(settings))
-    console.print(f"last canary: {last['PredictedAt']:%Y-%m-%d %H:%M:%S} UTC" if last else "last canary: none yet")
-    return []
+    found = predictor.status(settings)
+    table = Table(title="Predictor", title_justify="left", show_header=False)
+    for row in predictor.rows(found):
+        table.add_row(*row)
+    console.print(table)
+    if found.events:
+        table = Table("when (UTC)", "what", "took", "why", title="What happened to it", title_justify="left")
+        for event in found.events[:5]:
+            when = f"{event.At.astimezone(dt.UTC):%m-%d %H:%M:%S}"
+            table.add_row(when, event.Kind.value.replace("_", " "), f"{event.Seconds:.1f} s", event.Reason)
+        console.print(table)
+    for problem in found.problems:
+        console.print(f"predictor: {problem}", style="red", markup=False)
+    if found.condition is predictor.Condition.STOPPED:
+        console.print(f"A person stopped it; it starts with: {START}", markup=False)
+    return [] if found.healthy or found.condition is predictor.Condition.ABSENT else ["predictor"]
 
 
 def _memory(pid: int) -> int:

@@ -18,6 +18,7 @@ from flight_delays.names import DagId
 from flight_delays.settings import LOOPBACK, Settings
 from stack import artifacts, state
 from stack.airflow_api import ACTIVE, AirflowApi
+from stack.console import START
 from stack.secrets import Secrets, load_secrets
 from stack.services import BIN, Service, airflow_environment, inherited_environment, services
 from stack.steps import Step, StepFailedError, step
@@ -206,7 +207,7 @@ def _refuse_stopped(settings: Settings, api: AirflowApi) -> None:
         api.pause(DagId.HEALTH, False)
         raise StepFailedError(
             "all services run, but a person stopped the predictor",
-            hint=f"""make airflow ARGS='dags trigger {DagId.PREDICTOR} --conf {{"action":"start"}}'""",
+            hint=START,
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from flask import Flask, Response, request
 
 from flight_delays.settings import Settings, get_settings
-from webapp import errors, health, predictions, rate_limit, scoreboard
+from webapp import errors, health, predictions, rate_limit, scoreboard, status
 from webapp.services import Services
 
 MAX_BODY_BYTES = 16 * 1024
@@ -36,6 +36,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions[Services.KEY] = Services(settings)
     app.register_blueprint(predictions.blueprint)
     app.register_blueprint(scoreboard.blueprint)
+    app.register_blueprint(status.blueprint)
     app.register_blueprint(health.blueprint)
     app.before_request(_refuse_other_sites)
     app.after_request(_add_headers)

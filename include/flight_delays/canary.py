@@ -7,6 +7,7 @@ import json
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC
 from flight_delays.features import date_parts
 
 if TYPE_CHECKING:
-    from confluent_kafka import Message
+    from confluent_kafka import Consumer, Message, Producer, TopicPartition
     from pymongo.database import Database
 
     from flight_delays.settings import Settings
@@ -85,49 +86,63 @@ def send_canaries(settings: Settings) -> list[str]:
     """
     from confluent_kafka import Producer
 
-    uuids = canary_ids(len(ends(settings, REQUEST_TOPIC)))
     failures: list[str] = []
 
     def confirmed(error: Any, _: Any) -> None:
         if error is not None:
             failures.append(str(error))
 
-    producer = Producer(
-        {
-            **_client(settings),
-            "enable.idempotence": True,
-            "partitioner": PARTITIONER,
-            "message.timeout.ms": 10_000,
-            "linger.ms": 0,
-        }
-    )
+    # Not idempotent: a canary may come twice, and getting a producer's id takes half a second.
+    producer = Producer({**_client(settings), "partitioner": PARTITIONER, "message.timeout.ms": 10_000, "linger.ms": 0})
+    uuids = canary_ids(len(partitions_of(producer, settings, REQUEST_TOPIC)))
     for key, value in canary_messages(uuids):
         producer.produce(REQUEST_TOPIC, key=key, value=value, on_delivery=confirmed)
     left = producer.flush(12)
     if left or failures:
         raise BrokerError(
             f"Kafka at {settings.kafka_bootstrap} did not take the canaries ({'; '.join(failures) or 'no answer'}): "
-            "look at its log (`make logs SERVICE=kafka`)"
+            "look at its log (make logs SERVICE=kafka)"
         )
     return uuids
 
 
 def ends(settings: Settings, topic: str) -> list[int]:
     """The offset at which each partition of the topic ends, in their order. Raises BrokerError."""
-    from confluent_kafka import Consumer, KafkaException, TopicPartition
-
-    consumer = Consumer({**_client(settings), "group.id": "flight_delay_predictor"})
-    try:
-        found = consumer.list_topics(topic, timeout=10).topics[topic]
-        if found.error is not None:
-            raise BrokerError(f"Kafka has no topic {topic}; the DAG flight_delay_predictor creates it ({found.error})")
-        places = [TopicPartition(topic, number) for number in sorted(found.partitions)]
+    with reader(settings) as consumer:
+        places = partitions_of(consumer, settings, topic)
         return [consumer.get_watermark_offsets(place, timeout=10)[1] for place in places]
+
+
+def partitions_of(client: Consumer | Producer, settings: Settings, topic: str) -> list[TopicPartition]:
+    """The partitions of the topic, in their order. Raises BrokerError where there is none."""
+    from confluent_kafka import KafkaException, TopicPartition
+
+    try:
+        found = client.list_topics(topic, timeout=5).topics[topic]
     except KafkaException as error:
+        raise _no_broker(settings, error) from error
+    if found.error is not None:
         raise BrokerError(
-            f"Kafka does not answer at {settings.kafka_bootstrap} (FLIGHTS_KAFKA_BOOTSTRAP; {error}): look at its log "
-            "(`make logs SERVICE=kafka`)"
-        ) from error
+            f"Kafka at {settings.kafka_bootstrap} has no topic {topic}; the DAG flight_delay_predictor creates it "
+            f"({found.error})"
+        )
+    return [TopicPartition(topic, number) for number in sorted(found.partitions)]
+
+
+@contextmanager
+def reader(settings: Settings) -> Iterator[Consumer]:
+    """A consumer that reads at places of its own: no group has to form before it does, and it commits nothing.
+
+    Raises BrokerError where the broker does not answer what is asked within.
+    """
+    from confluent_kafka import Consumer, KafkaException
+
+    options = {"group.id": "flight_delay_predictor", "enable.auto.commit": False, "fetch.wait.max.ms": 50}
+    consumer = Consumer({**_client(settings), **options})
+    try:
+        yield consumer
+    except KafkaException as error:
+        raise _no_broker(settings, error) from error
     finally:
         consumer.close()
 
@@ -139,19 +154,11 @@ def prove(settings: Settings, deployment: int, timeout_seconds: float) -> tuple[
     request in it: what was asked before the canary comes first, after an outage thousands. Raises BrokerError where
     Kafka does not answer, CanaryError, naming the partitions, when nothing came for `timeout_seconds`.
     """
-    from confluent_kafka import Consumer, TopicPartition
+    from confluent_kafka import TopicPartition
 
     before = [TopicPartition(RESPONSE_TOPIC, i, offset) for i, offset in enumerate(ends(settings, RESPONSE_TOPIC))]
-    consumer = Consumer(
-        {
-            **_client(settings),
-            "group.id": "flight_delay_predictor",
-            "enable.auto.commit": False,
-            "fetch.wait.max.ms": 50,
-        }
-    )
-    consumer.assign(before)  # at places of its own, so that no group has to form before it reads
-    try:
+    with reader(settings) as consumer:
+        consumer.assign(before)
         uuids = send_canaries(settings)
         begin = time.monotonic()
         waiting = {uuid: partition for partition, uuid in enumerate(uuids)}
@@ -167,11 +174,16 @@ def prove(settings: Settings, deployment: int, timeout_seconds: float) -> tuple[
                 raise CanaryError(
                     f"deployment {deployment} has not answered the canaries of partition "
                     f"{', '.join(map(str, silent))} within {timeout_seconds:g} s; look at the log of spark-connect "
-                    "(`make logs SERVICE=spark-connect`)"
+                    "(make logs SERVICE=spark-connect)"
                 )
         return uuids, time.monotonic() - begin
-    finally:
-        consumer.close()
+
+
+def _no_broker(settings: Settings, error: Exception) -> BrokerError:
+    return BrokerError(
+        f"Kafka does not answer at {settings.kafka_bootstrap} (FLIGHTS_KAFKA_BOOTSTRAP; {error}); look at its log "
+        "(make logs SERVICE=kafka)"
+    )
 
 
 def _client(settings: Settings) -> dict[str, Any]:

@@ -4,7 +4,7 @@ how illness is seen (`watch`), what happened (`events`) and how it does now (`li
 
 from flight_delays.predictor.control import Action, Outcome, Result, act, reconcile
 from flight_delays.predictor.engine import check, ping
-from flight_delays.predictor.live import Status, status
+from flight_delays.predictor.live import Condition, Status, rows, status
 from flight_delays.predictor.state import (
     Deployment,
     OvertakenError,
@@ -16,6 +16,7 @@ from flight_delays.predictor.state import (
 
 __all__ = [
     "Action",
+    "Condition",
     "Deployment",
     "Outcome",
     "OvertakenError",
@@ -29,5 +30,6 @@ __all__ = [
     "ping",
     "read_state",
     "reconcile",
+    "rows",
     "status",
 ]

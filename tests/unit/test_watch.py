@@ -1,0 +1,55 @@
+"""How often an illness is worth an alarm."""
+
+from __future__ import annotations
+
+import itertools
+
+from flight_delays.predictor.watch import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Illness, Part, Patience
+
+
+class Clock:
+    """Seconds, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def alarms(patience: Patience, clock: Clock, illness: Illness | None, seconds: int) -> list[float]:
+    """When alarms were raised, in seconds from now, looking every 10 s."""
+    begin, found = clock.now, []
+    for _ in range(0, seconds, 10):
+        if patience.alarm(illness):
+            found.append(clock.now - begin)
+        clock.now += 10
+    return found
+
+
+def test_alarms_come_at_once_and_then_less_and_less_often() -> None:
+    clock = Clock()
+    found = alarms(Patience(clock), clock, Illness(Part.QUERY, "gone"), 4000)
+    assert found[:5] == [0, 20, 60, 140, 300]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(found)]
+    assert pauses[0] == FIRST_PAUSE_SECONDS
+    assert pauses[-1] == LONGEST_PAUSE_SECONDS == max(pauses)
+
+
+def test_what_was_well_in_between_is_worth_an_alarm_at_once() -> None:
+    clock = Clock()
+    patience = Patience(clock)
+    alarms(patience, clock, Illness(Part.QUERY, "gone"), 300)
+    assert not patience.alarm(None)
+    assert patience.alarm(Illness(Part.QUERY, "gone again"))
+
+
+def test_each_part_has_its_own_patience() -> None:
+    clock = Clock()
+    patience = Patience(clock)
+    alarms(patience, clock, Illness(Part.QUERY, "gone"), 200)
+    assert patience.alarm(Illness(Part.STORE, "MongoDB is away")), "another illness"
+    assert not patience.alarm(Illness(Part.QUERY, "gone")), "nothing was seen of the query meanwhile"
+    assert patience.alarm(Illness(Part.ANSWERS, "silent"))
+    clock.now += 10
+    assert patience.alarm(Illness(Part.QUERY, "gone")), "it was well when the answers were asked for"

@@ -1,0 +1,200 @@
+"""How the predictor does: `status()` on the real Kafka and MongoDB, the page, and the figures for Prometheus."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from confluent_kafka import Producer
+from flask import Flask
+from flask.testing import FlaskClient
+from prometheus_client.parser import text_string_to_metric_families
+from pymongo.database import Database
+
+from flight_delays import canary, registry
+from flight_delays.contract import REQUEST_TOPIC, Collection
+from flight_delays.predictor import live
+from flight_delays.predictor.events import Event, Kind, last_events, record
+from flight_delays.predictor.live import Condition, Status, status
+from flight_delays.predictor.state import Failure, State, Wanted, change_state
+from tests.conftest import Stack
+
+NOW = dt.datetime.now(dt.UTC)
+VERSION, CHAMPION = "20260101T000000Z-00000000", "20260102T000000Z-00000000"
+
+
+@pytest.fixture(autouse=True)
+def fresh(app: Flask) -> None:
+    """No status of another test's."""
+    app.extensions.pop("predictor_status", None)
+
+
+@pytest.fixture
+def ends(stack: Stack) -> list[int]:
+    """The offsets at which the request topic ends."""
+    return canary.ends(stack.settings, REQUEST_TOPIC)
+
+
+def deployed(mongo: Database[Any], **changes: Any) -> State:
+    state = State()
+    serving = state.next_deployment(VERSION, None).model_copy(update={"started_at": NOW - dt.timedelta(hours=2)})
+    return change_state(mongo, state, **{"serving": serving, "generation": 1} | changes)
+
+
+def answered(mongo: Database[Any], ends: list[int], milliseconds: list[float], age: float = 1) -> None:
+    """Answers up to the topic's ends, the newest `age` seconds old."""
+    for number, took in enumerate(milliseconds):
+        at = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age)
+        for partition, end in enumerate(ends):
+            mongo[Collection.RESPONSES].insert_one(
+                {
+                    "_id": f"{partition}-{number}",
+                    "PredictedAt": at,
+                    "Timestamp": at - dt.timedelta(milliseconds=took),
+                    "RequestPartition": partition,
+                    "RequestOffset": end - 1,
+                    "Deployment": 1,
+                }
+            )
+
+
+def put(stack: Stack, partition: int, seconds_ago: float = 0) -> None:
+    producer = Producer({"bootstrap.servers": stack.settings.kafka_bootstrap})
+    at = int(1000 * (dt.datetime.now(dt.UTC).timestamp() - seconds_ago))
+    producer.produce(REQUEST_TOPIC, b"{}", partition=partition, timestamp=at)
+    assert producer.flush(10) == 0
+
+
+def test_nothing_was_deployed_yet(stack: Stack, mongo: Database[Any]) -> None:
+    found = status(stack.settings)
+    assert (found.condition, found.generation, found.events, found.problems) == (Condition.ABSENT, None, (), ())
+    assert not found.healthy
+
+
+def test_rate_and_latency_come_from_the_answers_own_times(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
+    deployed(mongo)
+    answered(mongo, ends, [9999.0], age=301)
+    answered(mongo, ends, [float(took) for took in range(1, 101)])
+    found = status(stack.settings)
+    assert (found.condition, found.lag, found.problems) == (Condition.RUNNING, 0, ())
+    assert (found.version, found.generation, found.wanted) == (VERSION, 1, Wanted.RUNNING)
+    assert (found.answers, found.p50_ms, found.p99_ms) == (200, 50, 99)
+    assert found.per_second == pytest.approx(200 / 300)
+    assert found.healthy
+    shown = dict(live.rows(found))
+    assert shown["Time to answer, p50 / p99"] == "50 / 99 ms"
+    assert "2:00:0" in shown["State"]
+
+
+def test_lag_is_what_lies_behind_the_highest_answer(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
+    deployed(mongo)
+    answered(mongo, ends, [10.0])
+    put(stack, 0)
+    put(stack, 1)
+    put(stack, 1)
+    found = status(stack.settings)
+    assert (found.lag, found.condition) == (3, Condition.RUNNING)
+    rejected = {"_id": "x", "topic": REQUEST_TOPIC, "partition": 1, "offset": ends[1] + 1, "RejectedAt": NOW}
+    mongo[Collection.REJECTED].insert_one(rejected)
+    found = status(stack.settings)
+    assert (found.lag, found.dead_letters_hour) == (1, 1), "a rejection is an answer"
+
+
+def test_a_request_that_waits_too_long_is_silence(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
+    deployed(mongo)
+    answered(mongo, ends, [10.0])
+    put(stack, 0, seconds_ago=70)
+    found = status(stack.settings)
+    assert (found.condition, found.healthy) == (Condition.SILENT, False)
+    assert "has no answer yet" in found.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "condition"),
+    [({"wanted": Wanted.STOPPED}, Condition.STOPPED), ({"retiring": ("a",)}, Condition.CHANGING)],
+)
+def test_what_a_person_or_a_run_does_is_no_illness(
+    stack: Stack, mongo: Database[Any], ends: list[int], change: dict[str, Any], condition: Condition
+) -> None:
+    deployed(mongo, **change)
+    answered(mongo, ends, [10.0])
+    found = status(stack.settings)
+    assert (found.condition, found.healthy) == (condition, True)
+
+
+def test_who_serves_in_place_of_the_champion_is_said(
+    stack: Stack, mongo: Database[Any], ends: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed(mongo, failed={CHAMPION: Failure(reason="it is broken", at=NOW)})
+    answered(mongo, ends, [10.0])
+    monkeypatch.setattr(live, "read_pointer", lambda _: registry.Pointer(champion=CHAMPION, previous=VERSION))
+    found = status(stack.settings)
+    assert found.problems == (f"{VERSION} serves in place of the champion {CHAMPION}: it is broken",)
+
+
+def test_events_come_back_newest_first(mongo: Database[Any]) -> None:
+    for generation in (1, 2):
+        record(
+            mongo, Event(At=NOW, Kind=Kind.REPAIRED, Generation=generation, Reason="gone", Seconds=1.5, DagRun="d/r")
+        )
+    first, second = last_events(mongo, 2)
+    assert (first.Generation, second.Generation) == (2, 1)
+    assert (first.Reason, first.Seconds, first.DagRun) == ("gone", 1.5, "d/r")
+
+
+def test_what_is_away_is_named(away: FlaskClient, app: Flask) -> None:
+    found: Status = status(away.application.extensions["flight_delays"].settings)
+    assert found.condition is Condition.UNKNOWN
+    assert "MongoDB does not answer at 127.0.0.1:1" in found.problems[0]
+    page = away.get("/status")
+    assert page.status_code == 200
+    assert "MongoDB does not answer" in page.text
+    assert figures(away)["flight_delay_predictor_up", ""] == 0
+
+
+def test_a_broker_that_is_away_leaves_the_rest(stack: Stack, mongo: Database[Any]) -> None:
+    deployed(mongo)
+    found = status(stack.settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:1"}))
+    assert (found.version, found.lag) == (VERSION, None)
+    assert "Kafka does not answer at 127.0.0.1:1" in found.problems[0]
+
+
+def figures(client: FlaskClient) -> dict[tuple[str, str], float]:
+    """The samples of /metrics: by name, and the value of their one label."""
+    response = client.get("/metrics")
+    assert response.content_type.startswith("text/plain")
+    families = text_string_to_metric_families(response.text)
+    return {(s.name, next(iter(s.labels.values()), "")): s.value for family in families for s in family.samples}
+
+
+def test_page_and_metrics_say_the_same(client: FlaskClient, mongo: Database[Any], ends: list[int]) -> None:
+    deployed(mongo)
+    answered(mongo, ends, [40.0])
+    left = {"_id": str(uuid4()), "Timestamp": NOW, "PredictedAt": NOW + dt.timedelta(milliseconds=12), "Deployment": 1}
+    mongo[Collection.CANARIES].insert_one(left)
+    record(mongo, Event(At=NOW, Kind=Kind.CANARY_FAILED, Generation=1, Reason="<script>alert(1)</script>"))
+    found = figures(client)
+    assert found["flight_delay_predictor_up", ""] == 1
+    assert found["flight_delay_predictor_condition", "running"] == 1
+    assert found["flight_delay_predictor_condition", "stopped"] == 0
+    assert found["flight_delay_predictor_model_info", VERSION] == 1
+    assert found["flight_delay_predictor_latency_seconds", "0.99"] == pytest.approx(0.04)
+    assert found["flight_delay_predictor_lag_messages", ""] == 0
+    assert found["flight_delay_predictor_canary_latency_seconds", ""] == pytest.approx(0.012)
+    assert found["flight_delay_predictor_uptime_seconds", ""] == pytest.approx(7200, abs=60)
+    page = client.get("/status").text
+    for text in (VERSION, "40 / 40 ms", "canary failed", "12 ms", "&lt;script&gt;alert(1)"):
+        assert text in page
+    assert "<script>alert" not in page
+    assert "style=" not in page
+
+
+def test_a_status_is_read_once_for_all_who_ask(client: FlaskClient, mongo: Database[Any], ends: list[int]) -> None:
+    deployed(mongo)
+    before = client.get("/metrics").text
+    mongo[Collection.STATE].delete_many({})
+    assert client.get("/metrics").text == before
+    client.application.extensions.pop("predictor_status")
+    assert client.get("/metrics").text != before

@@ -1,5 +1,5 @@
 """Starts, watches, repairs, replaces and stops the predictor; flight_delay_predictor.md beside this file explains."""
-# mypy: disable-error-code="call-arg, arg-type"
+# mypy: disable-error-code="call-arg, arg-type, attr-defined"
 # TaskFlow hands context arguments (params, dag_run, triggering_asset_events) to a task itself.
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from airflow.sdk import AssetWatcher, Metadata, Param, TriggerRule, dag, task
 
 from flight_delays.names import KAFKA_CONNECTION, AssetName, DagId, Tag, asset, default_args
 from flight_delays.settings import get_settings
+from flight_delays_airflow.plugin import SparkUiLink
 from flight_delays_airflow.watch import PredictorWatch
 
 PREDICTOR = asset(AssetName.PREDICTOR)
@@ -68,7 +69,9 @@ def flight_delay_predictor() -> None:
         run = f"{DagId.PREDICTOR.value}/{run_id}"
         yield Metadata(PREDICTOR, acting.act(params, run, triggering_asset_events))
 
-    [create_topics(), create_indexes()] >> act()
+    done = act()
+    done.operator.operator_extra_links = [SparkUiLink()]
+    [create_topics(), create_indexes()] >> done
 
 
 flight_delay_predictor()

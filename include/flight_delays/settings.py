@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     spark_connect_url: str = Field(
         default="", description="Spark Connect server, sc://host:port; default: the embedded one"
     )
+    spark_ui_url: str = Field(default="", description="Spark UI, http://host:port; default: the embedded one")
     spark_master: str = Field(default="local[2]", description="Master of batch jobs (training)")
     spark_driver_memory: str = Field(default="2g", description="Heap of a batch job's driver")
 
@@ -135,6 +136,7 @@ class Settings(BaseSettings):
                 set_field(self, name, getattr(self, name) + self.port_offset)
         set_field(self, "kafka_bootstrap", self.kafka_bootstrap or f"{LOOPBACK}:{self.port_kafka}")
         set_field(self, "mongo_uri", self.mongo_uri or f"mongodb://{LOOPBACK}:{self.port_mongo}/")
+        set_field(self, "spark_ui_url", self.spark_ui_url or f"http://{LOOPBACK}:{self.port_spark_ui}")
         set_field(self, "spark_connect_url", self.spark_connect_url or f"sc://{LOOPBACK}:{self.port_spark_connect}")
         return self
 

@@ -45,12 +45,12 @@ def deployed(mongo: Database[Any], **changes: Any) -> State:
 
 def answered(mongo: Database[Any], ends: list[int], milliseconds: list[float], age: float = 1) -> None:
     """Answers up to the topic's ends, the newest `age` seconds old."""
-    for number, took in enumerate(milliseconds):
+    for took in milliseconds:
         at = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age)
         for partition, end in enumerate(ends):
             mongo[Collection.RESPONSES].insert_one(
                 {
-                    "_id": f"{partition}-{number}",
+                    "_id": str(uuid4()),
                     "PredictedAt": at,
                     "Timestamp": at - dt.timedelta(milliseconds=took),
                     "RequestPartition": partition,
@@ -166,7 +166,11 @@ def figures(client: FlaskClient) -> dict[tuple[str, str], float]:
     response = client.get("/metrics")
     assert response.content_type.startswith("text/plain")
     families = text_string_to_metric_families(response.text)
-    return {(s.name, next(iter(s.labels.values()), "")): s.value for family in families for s in family.samples}
+    return {
+        (s.name, s.labels.get("version") or next(iter(s.labels.values()), "")): s.value
+        for family in families
+        for s in family.samples
+    }
 
 
 def test_page_and_metrics_say_the_same(client: FlaskClient, mongo: Database[Any], ends: list[int]) -> None:

@@ -1,0 +1,43 @@
+"""What this project adds to Airflow's own pages: the page Predictor, and a link from its tasks to the Spark UI."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.plugins_manager import AirflowPlugin
+from airflow.sdk import BaseOperatorLink
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.types import TaskInstanceKey
+
+PREFIX = "/predictor"
+
+
+async def page(scope: Any, receive: Any, send: Any) -> None:
+    """The page's ASGI application, imported at its first request: plugins are loaded into every process of Airflow."""
+    from flight_delays_airflow.page import app
+
+    await app(scope, receive, send)
+
+
+class SparkUiLink(BaseOperatorLink):
+    """From a task to the streaming query in the Spark UI."""
+
+    name = "Spark UI, streaming query"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow passes them
+        """The address of the list of streaming queries."""
+        from flight_delays.settings import get_settings
+
+        return get_settings().spark_ui_url + "/StreamingQuery/"
+
+
+class FlightDelaysPlugin(AirflowPlugin):
+    """Registers the page, and its place in the navigation."""
+
+    name = "flight_delays"
+    fastapi_apps = [{"app": page, "url_prefix": PREFIX, "name": "Predictor"}]  # noqa: RUF012 - Airflow wants a list
+    external_views = [  # noqa: RUF012
+        {"name": "Predictor", "href": f"{PREFIX}/", "destination": "nav", "url_route": "predictor"}
+    ]

@@ -48,7 +48,7 @@ airflow: .venv ## Airflow's own command line: make airflow ARGS="dags list"
 test: ## lint, types, unit, DAG, integration and browser tests
 	@$(PYTHON) stack/bootstrap.py --dev
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
-	@.venv/bin/python -m pytest $(PYTEST)
+	@.venv/bin/python -m pytest -n 2 $(PYTEST)
 
 proof: ## break a whole installation in every way, for half an hour; writes docs/reliability.md
 	@$(PYTHON) stack/bootstrap.py --dev

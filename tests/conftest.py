@@ -68,8 +68,40 @@ class Stack:
         await_ready(self.settings, self.supervisor, service, Step(name))
 
 
+GROUPS = ("line", "engines")
+"""Fixtures that take minutes to set up, the longest first: all tests that use one run in one worker."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several workers, names each test's group in its id, which is all that the scheduler sees of it."""
+    if not hasattr(config, "workerinput"):
+        return
+
+    def group(item: pytest.Item) -> str:
+        fixtures = getattr(item, "fixturenames", ())
+        return next((name for name in GROUPS if name in fixtures), item.nodeid.partition("::")[0])
+
+    items.sort(key=lambda item: GROUPS.index(group(item)) if group(item) in GROUPS else len(GROUPS))
+    for item in items:
+        item._nodeid = f"{item.nodeid}@{group(item)}"
+
+
+@pytest.hookimpl(optionalhook=True)  # nobody calls it without xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A group of tests goes to the worker that is free next; in the order in which they were collected."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.rpartition("@")[2]
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
+
+
 def settings_in(home: Path, offset: int) -> Settings:
-    """Settings of an installation of its own, on ports that are free."""
+    """Settings of an installation of its own, on ports that are free, and that no other worker of the tests tries."""
+    offset += 50 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     ports = [name for name in Settings.model_fields if name.startswith("port_") and name != "port_offset"]
     while True:
         settings = Settings(home=home, port_offset=offset)

@@ -20,11 +20,13 @@ from confluent_kafka import Consumer
 from flight_delays import canary, predictor, registry, store
 from flight_delays.contract import RESPONSE_TOPIC, Collection
 from flight_delays.names import DagId
+from flight_delays.predictor import engine
+from flight_delays.predictor.events import Event, Kind, last_events
 from flight_delays.settings import LOOPBACK, PROJECT
-from stack import artifacts
+from stack import artifacts, console
 from stack.airflow_api import ACTIVE, AirflowApi
 from stack.services import inherited_environment, spark_environment
-from stack.steps import Step
+from stack.steps import Step, StepFailedError
 from stack.up import await_predictor, submit_flight, up
 from tests.conftest import Stack
 from tests.integration.line import answer, flight, put, run_dag, until
@@ -219,35 +221,97 @@ def test_spark_submit_runs_the_predictor_the_originals_way(line: Stack, tmp_path
         consumer.close()
 
 
-def test_a_killed_engine_is_repaired_and_nothing_is_lost(line: Stack) -> None:
-    before = generation(line)
-    line.kill("spark-connect")
-    accepted = [httpx.post(line.web_url + SUBMIT, json=_form()).json()["id"] for _ in range(10)]
-    line.await_ready("spark-connect")
-    states = run_dag(line, DagId.HEALTH)
-    assert (states["run"], states["query_is_active"], states["repair"]) == ("failed", "failed", "success")
-    for uuid in accepted:
-        until(lambda uuid=uuid: answer(line, uuid)["status"] == "OK", 120, "an answer to what was accepted meanwhile")
-    until(lambda: generation(line) > before, 60, "a new generation")
-    state = until(
-        lambda: (found := predictor.read_state(store.connect(line.settings))).candidate is None and found, 60, ""
-    )
-    assert state.serving.checkpoint.startswith("000001-"), "a repair goes on from the same checkpoint"
-    assert run_dag(line, DagId.HEALTH)["run"] == "success"
-
-
 def _settled(line: Stack) -> predictor.State | None:
     state = predictor.read_state(store.connect(line.settings))
-    return None if state.candidate or state.retiring else state
+    return None if state.half_done else state
 
 
 def _form() -> dict[str, Any]:
     return {name: value for name, value in canary.FLIGHT.items() if name != "Distance"}
 
 
+def _last(line: Stack) -> Event:
+    return last_events(store.connect(line.settings), 1)[0]
+
+
+def test_a_killed_engine_is_repaired_by_the_watch_and_nothing_is_lost(line: Stack) -> None:
+    before = until(lambda: _settled(line), 60, "a settled state")
+    line.kill("spark-connect")
+    accepted = [httpx.post(line.web_url + SUBMIT, json=_form()).json()["id"] for _ in range(10)]
+    for uuid in accepted:
+        until(lambda uuid=uuid: answer(line, uuid)["status"] == "OK", 120, "an answer to what was accepted meanwhile")
+    state = until(lambda: generation(line) > before.generation and _settled(line), 60, "the end of the repair")
+    assert state.serving.checkpoint == before.serving.checkpoint, "a repair goes on from the same checkpoint"
+    event = until(lambda: (found := _last(line)).Generation == state.generation and found, 30, "the event")
+    assert event.Kind is Kind.REPAIRED
+    assert event.DagRun.startswith(f"{DagId.PREDICTOR}/asset_triggered__"), "by the watch's alarm"
+    assert "Spark Connect server" in event.Reason
+    assert 0 < event.Seconds < 300
+    assert run_dag(line, DagId.HEALTH)["run"] == "success"
+
+
+def test_without_the_triggerer_the_health_check_repairs(line: Stack) -> None:
+    before = until(lambda: _settled(line), 60, "a settled state")
+    line.supervisor.stop_service("airflow-triggerer")
+    try:
+        engine.stop_session(line.settings, before.serving.session_id)
+        states = run_dag(line, DagId.HEALTH)
+        assert (states["run"], states["query_is_active"], states["repair"]) == ("failed", "failed", "success")
+        state = until(lambda: generation(line) > before.generation and _settled(line), 120, "the repair")
+        assert state.serving.checkpoint == before.serving.checkpoint
+    finally:
+        line.await_ready("airflow-triggerer")
+    assert submit_flight(line.settings, 30)["prediction"]["Deployment"] == state.generation
+
+
+def test_a_stop_through_airflow_lasts_and_make_up_says_so(line: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    before = until(lambda: _settled(line), 60, "a settled state")
+    assert run_dag(line, DagId.PREDICTOR, {"action": "stop"})["run"] == "success"
+    assert (_last(line).Kind, _last(line).DagRun[:30]) == (Kind.STOPPED, f"{DagId.PREDICTOR}/manual__"[:30])
+    uuid = httpx.post(line.web_url + SUBMIT, json=_form()).json()["id"]
+    assert run_dag(line, DagId.PREDICTOR)["run"] == "success", "reconcile leaves a stop alone"
+    assert run_dag(line, DagId.HEALTH)["query_is_active"] == "skipped"
+    with pytest.raises(StepFailedError, match="a person stopped the predictor") as refused:
+        up(line.settings)
+    assert '{"action":"start"}' in str(refused.value.hint)
+    assert answer(line, uuid, 1)["status"] == "WAIT"
+    assert generation(line) == before.generation, "nobody started it"
+    assert run_dag(line, DagId.PREDICTOR, {"action": "start"})["run"] == "success"
+    assert answer(line, uuid)["status"] == "OK", "what was asked meanwhile is answered"
+    capsys.readouterr()
+    console.status(line.settings)
+    shown = capsys.readouterr().out
+    assert "running, this query for" in shown
+    assert "started" in shown
+
+
+def test_airflow_away_is_not_noticed_by_who_asks(line: Stack) -> None:
+    """The short form; `make proof` leaves Airflow away for five minutes, under traffic."""
+    before = until(lambda: _settled(line), 60, "a settled state")
+    airflow = [name for name in line.supervisor.states() if name.startswith("airflow-")]
+    for name in airflow:
+        line.supervisor.stop_service(name)
+    try:
+        assert submit_flight(line.settings, 10)["prediction"]["Deployment"] == before.generation
+    finally:
+        for name in airflow:
+            line.await_ready(name)
+    assert run_dag(line, DagId.PREDICTOR)["run"] == "success"
+    assert generation(line) == before.generation, "it found the running query"
+    assert submit_flight(line.settings, 10)["prediction"]["Deployment"] == before.generation
+
+
+def test_a_failed_run_says_why_and_is_no_loop(line: Stack) -> None:
+    states = run_dag(line, DagId.PREDICTOR, {"action": "deploy", "version": "20260101T000000Z-00000000"})
+    assert (states["run"], states["act"]) == ("failed", "failed")
+    assert (_last(line).Kind, _last(line).Version) == (Kind.FAILED, "20260101T000000Z-00000000")
+    assert "is missing in" in _last(line).Reason
+    assert submit_flight(line.settings, 10)["status"] == "OK", "what served serves on"
+
+
 def test_a_new_champion_replaces_the_query(line: Stack) -> None:
     old = registry.read_pointer(line.settings.models).champion
-    states = run_dag(line, DagId.TRAINING, {"seed": 7, "force": True})
+    states = run_dag(line, DagId.TRAINING, {"seed": 7, "force": True, "trees": 4, "depth": 4})
     assert states["run"] == "success"
     pointer = registry.read_pointer(line.settings.models)
     assert pointer.previous == old

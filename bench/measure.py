@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import Any, Final
 
+from bench import life
 from bench import original as original_way
 from bench.installation import Installation, until
 from bench.kafka import Kafka, Offsets, requests
@@ -82,17 +83,20 @@ class Results:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how often: the whole run takes up to 35 minutes, the quick one up to 5."""
+    """How long and how often: the whole run takes up to 45 minutes, the quick one up to 5."""
 
     latency_seconds: float = 300
     busy_seconds: float = 90
     compared_seconds: float = 60
     burst: int = 50_000
     runs: int = 3
+    swaps: int = 6
     durations: tuple[int, ...] = (10, 30, 60, 300)
 
 
-QUICK: Final = Plan(latency_seconds=20, busy_seconds=10, compared_seconds=10, burst=10_000, runs=1, durations=(10,))
+QUICK: Final = Plan(
+    latency_seconds=20, busy_seconds=10, compared_seconds=10, burst=10_000, runs=1, swaps=2, durations=(10,)
+)
 
 
 # --- from POST to answer ---------------------------------------------------------------------------------------------
@@ -408,6 +412,8 @@ SECTIONS: Final[dict[str, Callable[[Installation, Plan, Results], None]]] = {
     "posts": posts,
     "burst": burst,
     "bounds": bounds,
+    "swap": life.swap,
+    "repair": life.repair,
     "original": original,
     "durations": durations,
 }

@@ -85,6 +85,10 @@ connector writes to MongoDB. A micro-batch pays for its planning, its entries in
 answer leaves; a real-time batch pays once in {_seconds(Settings.model_fields["realtime_batch_seconds"].default)}, and
 answers in between as messages come.
 
+Swaps are runs of the DAG `flight_delay_predictor` with `deploy`, to and fro between two models; the wait is that of
+all flights from the first to the last of them. Time to repair counts from kill -9 to the first answer of a flight that
+was sent after it; the process manager starts the process again, and the watch in Airflow's triggerer the query.
+
 ## How long a real-time batch lasts
 
 At the end of a batch Spark writes its checkpoint and starts anew: requests that come just then wait. After a crash,

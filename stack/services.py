@@ -333,6 +333,7 @@ def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:
     connections = {
         "SPARK_DEFAULT": spark,
         "MONGO_DEFAULT": _mongo_connection(settings),
+        "SMTP_DEFAULT": _smtp_connection(settings),
         **_kafka_connections(settings),
         # For `airflow db clean`, which a task of the DAG `maintenance` runs; by this name no log shows it.
         "AIRFLOW_DATABASE": {
@@ -367,6 +368,20 @@ def _mongo_connection(settings: Settings) -> dict[str, object]:
         "password": parsed["password"],
         "schema": parsed["database"] or DATABASE,
         "extra": {**parsed["options"]},
+    }
+
+
+def _smtp_connection(settings: Settings) -> dict[str, object]:
+    from urllib.parse import unquote, urlsplit
+
+    address = urlsplit(settings.smtp_url)
+    return {
+        "conn_type": "smtp",
+        "host": address.hostname,
+        "port": address.port or (465 if address.scheme == "smtps" else 25),
+        "login": unquote(address.username or ""),
+        "password": unquote(address.password or ""),
+        "extra": {"disable_ssl": address.scheme != "smtps", "disable_tls": not address.username},
     }
 
 

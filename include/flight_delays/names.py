@@ -56,6 +56,7 @@ KAFKA_CONNECTION: Final = "kafka_default"
 KAFKA_CANARY_CONNECTION: Final = "kafka_canary"
 MONGO_CONNECTION: Final = "mongo_default"
 SPARK_CONNECTION: Final = "spark_default"
+SMTP_CONNECTION: Final = "smtp_default"
 AIRFLOW_DATABASE_CONNECTION: Final = "airflow_database"
 """Its extra `secret_address` is the SQLAlchemy address of Airflow's own database, which tasks else do not see."""
 
@@ -80,6 +81,7 @@ def default_args(
         exception="flight_delays.sources.DataError", action=RetryAction.FAIL, reason="the data or a parameter is wrong"
     )
     return {
+        **_notification(),
         "owner": OWNER,
         "retries": retries,
         "retry_delay": dt.timedelta(seconds=10),
@@ -89,3 +91,25 @@ def default_args(
         "execution_timeout": execution_timeout,
         **more,
     }
+
+
+def _notification() -> dict[str, Any]:
+    """What tells `notify_email` of a task that failed for good; empty where nobody wants to hear of it."""
+    from flight_delays.settings import get_settings
+
+    settings = get_settings()
+    if not settings.notify_email:
+        return {}
+    from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+
+    notifier = SmtpNotifier(
+        to=settings.notify_email,
+        from_email=settings.notify_from,
+        subject="{{ ti.dag_id }}: {{ ti.task_id }} failed",
+        html_content=(
+            "<p>The task {{ ti.task_id }} of the DAG {{ ti.dag_id }} failed: {{ exception | string | e }}</p>"
+            '<p>Run {{ run_id }}: <a href="{{ ti.log_url }}">log</a>. What to do then stands in the DAG\'s Docs.</p>'
+        ),
+        smtp_conn_id=SMTP_CONNECTION,
+    )
+    return {"on_failure_callback": notifier}

@@ -63,6 +63,14 @@ class Settings(BaseSettings):
     require_approval: bool = Field(default=False, description="A person approves each new model, in Airflow's UI")
     approval_hours: float = Field(default=72, gt=0, description="Without an answer for so long, it is a no")
 
+    notify_email: str = Field(
+        default="", description="Who gets a mail when a task has failed for good, name@host; default: nobody"
+    )
+    notify_from: str = Field(default="airflow@localhost", description="From whom that mail comes")
+    smtp_url: str = Field(
+        default="smtp://127.0.0.1:25", description="Mail server, smtp://user:password@host:port; smtps:// for TLS"
+    )
+
     mlflow_tracking_uri: str = Field(
         default="",
         validation_alias=AliasChoices("MLFLOW_TRACKING_URI", "mlflow_tracking_uri"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from confluent_kafka import Consumer, TopicPartition
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
-from flight_delays import predictor, store
+from flight_delays import canary, predictor, store
+from flight_delays.contract import RESPONSE_TOPIC
 from flight_delays.settings import Settings
 from tests.conftest import Stack
 from tests.integration.line import until
@@ -32,9 +35,9 @@ RECOVERY_SECONDS = 240.0
 
 
 class Operator:
-    """Repairs the predictor whenever its query is ill, as Airflow's health check does, but looks every 2 seconds.
+    """Repairs the predictor whenever its query is ill, as Airflow's watch does, where there is no Airflow.
 
-    `repair` brings the champion back: `predictor.reconcile`, or a run of the DAG that calls it.
+    `repair` brings the champion back: `predictor.reconcile`.
     """
 
     def __init__(self, settings: Settings, repair: Callable[[], object]) -> None:
@@ -231,6 +234,23 @@ def recovered(witness: Witness, since: float) -> None:
     """Returns once a flight that left after `since` was answered. AssertionError where none is in time."""
     until(lambda: witness.answered_since(since), RECOVERY_SECONDS, "an answer to a flight that left after the fault")
     print(f"answered again {time.monotonic() - since:.1f} s after the fault", flush=True)
+
+
+def answering(settings: Settings, seconds: float = 3) -> set[int]:
+    """The deployments that answer canaries within so long."""
+    ends = canary.ends(settings, RESPONSE_TOPIC)
+    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "tests"})
+    consumer.assign([TopicPartition(RESPONSE_TOPIC, number, offset) for number, offset in enumerate(ends)])
+    sent = set(canary.send_canaries(settings))
+    found = set()
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (message := consumer.poll(0.2)) is not None and message.error() is None:
+            answer = json.loads(message.value())
+            if answer["UUID"] in sent:
+                found.add(answer["Deployment"])
+    consumer.close()
+    return found
 
 
 def orphans(home: Path, root: int) -> list[str]:

@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 
 from flight_delays import canary, predictor, registry, store
-from flight_delays.contract import RESPONSE_TOPIC, Collection
+from flight_delays.contract import Collection
 from flight_delays.predictor import control, engine, events, watch
 from flight_delays.predictor.control import Action, Result
 from flight_delays.predictor.events import Kind
@@ -48,7 +47,7 @@ def settled(engines: Stack, versions: tuple[str, str]) -> Iterator[None]:
     state = now(engines)
     assert not state.half_done
     wanted = {state.serving.generation} if state.wanted is Wanted.RUNNING and state.serving else set()
-    assert answering(engines.settings) <= wanted, "somebody else answers"
+    assert faults.answering(engines.settings) <= wanted, "somebody else answers"
 
 
 def now(engines: Stack) -> predictor.State:
@@ -58,23 +57,6 @@ def now(engines: Stack) -> predictor.State:
 def serving(engines: Stack) -> predictor.Deployment:
     found = now(engines).serving
     assert found is not None
-    return found
-
-
-def answering(settings: Settings, seconds: float = 3) -> set[int]:
-    """The deployments that answer canaries within so long."""
-    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "tests"})
-    ends = canary.ends(settings, RESPONSE_TOPIC)
-    consumer.assign([TopicPartition(RESPONSE_TOPIC, number, offset) for number, offset in enumerate(ends)])
-    sent = set(canary.send_canaries(settings))
-    found = set()
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if (message := consumer.poll(0.2)) is not None and message.error() is None:
-            answer = json.loads(message.value())
-            if answer["UUID"] in sent:
-                found.add(answer["Deployment"])
-    consumer.close()
     return found
 
 
@@ -103,7 +85,7 @@ def test_a_stop_lasts_until_a_person_ends_it_and_loses_nothing(engines: Stack) -
     message = flight()
     put(engines, json.dumps(message).encode(), key=message["UUID"])
     assert predictor.reconcile(engines.settings).result is Result.UNCHANGED
-    assert answering(engines.settings) == set()
+    assert faults.answering(engines.settings) == set()
     assert predictor.check(engines.settings) is None
     assert watch.look(engines.settings) is None, "a stop is no illness"
     started = predictor.act(engines.settings, Action.START)
@@ -112,7 +94,7 @@ def test_a_stop_lasts_until_a_person_ends_it_and_loses_nothing(engines: Stack) -
     assert started.deployment.checkpoint == checkpoint
     database = store.connect(engines.settings)
     until(lambda: store.find_answer(database, message["UUID"]), 20, "the answer to what was asked meanwhile")
-    assert answering(engines.settings) == {started.deployment.generation}
+    assert faults.answering(engines.settings) == {started.deployment.generation}
 
 
 def test_a_restart_goes_on_beside_and_reconcile_leaves_it_alone(engines: Stack) -> None:
@@ -123,7 +105,7 @@ def test_a_restart_goes_on_beside_and_reconcile_leaves_it_alone(engines: Stack) 
     assert restarted.deployment.checkpoint != before.checkpoint
     assert predictor.reconcile(engines.settings).result is Result.UNCHANGED
     assert predictor.act(engines.settings, Action.START).result is Result.UNCHANGED
-    assert answering(engines.settings) == {before.generation + 1}
+    assert faults.answering(engines.settings) == {before.generation + 1}
 
 
 def test_an_overtaken_run_starts_and_stops_nothing(engines: Stack) -> None:
@@ -139,7 +121,7 @@ def test_an_overtaken_run_starts_and_stops_nothing(engines: Stack) -> None:
     change_state(store.connect(engines.settings), late.state, candidate=None)  # another run cleared up meanwhile
     with pytest.raises(OvertakenError):
         late._launch(claimed, "latest")
-    assert answering(engines.settings) == {restarted.generation}, "what it had started is gone again"
+    assert faults.answering(engines.settings) == {restarted.generation}, "what it had started is gone again"
     assert serving(engines).session_id == restarted.session_id
 
 
@@ -164,7 +146,7 @@ def test_three_deployments_at_once_leave_one_query(engines: Stack, versions: tup
     champion = registry.read_pointer(engines.settings.models).champion
     assert serving(engines).version == champion
     assert not now(engines).half_done
-    assert answering(engines.settings) == {serving(engines).generation}
+    assert faults.answering(engines.settings) == {serving(engines).generation}
 
 
 def test_a_burnt_session_and_a_restarted_server_are_repaired(engines: Stack) -> None:
@@ -178,7 +160,7 @@ def test_a_burnt_session_and_a_restarted_server_are_repaired(engines: Stack) -> 
     repaired = predictor.reconcile(engines.settings)  # waits for the server
     assert repaired.result is Result.REPAIRED
     assert (last(engines).Kind, last(engines).Generation) == (Kind.REPAIRED, serving(engines).generation)
-    assert answering(engines.settings) == {serving(engines).generation}
+    assert faults.answering(engines.settings) == {serving(engines).generation}
 
 
 # --- swaps under traffic ---------------------------------------------------------------------------------------------
@@ -209,7 +191,7 @@ def test_models_are_swapped_to_and_fro_under_traffic(
         assert done.result is Result.REPLACED
         assert registry.read_pointer(engines.settings.models).champion == version
         faults.recovered(witness, time.monotonic())
-    assert answering(engines.settings) == {begun + 2}
+    assert faults.answering(engines.settings) == {begun + 2}
 
 
 def test_a_death_in_the_middle_of_a_swap_loses_nothing(
@@ -258,7 +240,7 @@ def test_a_model_that_does_not_answer_leaves_the_old_one_serving(engines: Stack,
     assert left_alone.result is Result.UNCHANGED, "what failed is not tried again by itself"
     assert "not tried again" in left_alone.reason
     assert watch.look(engines.settings) is None
-    assert answering(engines.settings) == {before.generation}
+    assert faults.answering(engines.settings) == {before.generation}
     asked = predictor.act(engines.settings, Action.START)
     assert asked.result is Result.REPLACED
     assert serving(engines).version == versions[1], "a person asked"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from flight_delays.names import DagId
 from flight_delays.settings import LOOPBACK, get_settings
+from stack.airflow_api import AirflowApi
 from stack.secrets import load_secrets
 
 IMAGES = Path(__file__).parent / "images"
@@ -27,6 +29,7 @@ def main() -> None:
         form(browser, "form.png", 1280, 860)
         form(browser, "form-phone.png", 390, 1100)
         airflow(browser)
+        status(browser)
         browser.close()
 
 
@@ -42,7 +45,7 @@ def form(browser: Browser, name: str, width: int, height: int) -> None:
 
 
 def airflow(browser: Browser) -> None:
-    """The list of the DAGs, and the graph of the predictor's last run."""
+    """The list of the DAGs, the predictor's last good run, and the page Predictor."""
     settings = get_settings()
     page: Page = browser.new_page(viewport={"width": 1400, "height": 900})
     base = f"http://{LOOPBACK}:{settings.port_airflow}"
@@ -54,9 +57,21 @@ def airflow(browser: Browser) -> None:
     page.wait_for_selector(f"text={DagId.HEALTH}", timeout=30_000)
     page.wait_for_timeout(2500)
     page.screenshot(path=IMAGES / "airflow.png")
-    page.goto(f"{base}/dags/{DagId.PREDICTOR}")
+    api = AirflowApi(settings, load_secrets(settings))
+    last = next(run for run in api.runs(DagId.PREDICTOR, 20) if run["state"] == "success")
+    page.goto(f"{base}/dags/{DagId.PREDICTOR}/runs/{quote(last['dag_run_id'])}")
     page.wait_for_timeout(4000)
     page.screenshot(path=IMAGES / "airflow-predictor.png")
+    page.goto(f"{base}/plugin/predictor")
+    page.wait_for_timeout(5000)
+    page.screenshot(path=IMAGES / "airflow-predictor-page.png")
+
+
+def status(browser: Browser) -> None:
+    """The web app's page of the predictor's status, on a phone."""
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(f"http://{LOOPBACK}:{get_settings().port_web}/status")
+    page.screenshot(path=IMAGES / "status-phone.png")
 
 
 if __name__ == "__main__":

@@ -375,13 +375,15 @@ def _smtp_connection(settings: Settings) -> dict[str, object]:
     from urllib.parse import unquote, urlsplit
 
     address = urlsplit(settings.smtp_url)
+    login = (
+        {"login": unquote(address.username), "password": unquote(address.password or "")} if address.username else {}
+    )
     return {
         "conn_type": "smtp",
         "host": address.hostname,
         "port": address.port or (465 if address.scheme == "smtps" else 25),
-        "login": unquote(address.username or ""),
-        "password": unquote(address.password or ""),
         "extra": {"disable_ssl": address.scheme != "smtps", "disable_tls": not address.username},
+        **login,
     }
 
 

@@ -68,32 +68,51 @@ class Stack:
         await_ready(self.settings, self.supervisor, service, Step(name))
 
 
-GROUPS = ("line", "engines")
-"""Fixtures that take minutes to set up, the longest first: all tests that use one run in one worker."""
+GROUPS = {
+    "line": (
+        "tests/integration/test_line.py",
+        "tests/integration/test_no_drift.py",
+        "tests/integration/test_poison.py",
+        "tests/integration/test_predictor_page.py",
+        "tests/integration/test_replay.py",
+        "tests/integration/test_dead_letters.py::test_a_rejected_request_is_mended_replayed_and_predicted",
+        "tests/e2e/test_page.py::test_prediction_of_the_whole_line",
+    ),
+    "engines": ("tests/proof/",),
+}
+"""Fixtures that take minutes to set up, the longest first, and the tests that use them: these run in one worker."""
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several workers, names each test's group in its id, which is all that the scheduler sees of it."""
-    if not hasattr(config, "workerinput"):
-        return
+def group_of(nodeid: str) -> str:
+    """The group of tests that run in one worker: of such a fixture, else the module."""
+    for fixture, places in GROUPS.items():
+        if nodeid.startswith(places):
+            return fixture
+    return nodeid.partition("::")[0]
 
-    def group(item: pytest.Item) -> str:
-        fixtures = getattr(item, "fixturenames", ())
-        return next((name for name in GROUPS if name in fixtures), item.nodeid.partition("::")[0])
 
-    items.sort(key=lambda item: GROUPS.index(group(item)) if group(item) in GROUPS else len(GROUPS))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the groups that take longest first, and refuses a test that would set up such a fixture once more."""
+    order = list(GROUPS)
+    items.sort(key=lambda item: order.index(group_of(item.nodeid)) if group_of(item.nodeid) in order else len(order))
     for item in items:
-        item._nodeid = f"{item.nodeid}@{group(item)}"
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}  # which may have a fixture's name
+        for fixture in {*order} & {*getattr(item, "fixturenames", ())} - {*parameters}:
+            if group_of(item.nodeid) != fixture:
+                raise pytest.UsageError(f"{item.nodeid} uses {fixture}: it belongs into GROUPS in tests/conftest.py")
 
 
 @pytest.hookimpl(optionalhook=True)  # nobody calls it without xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A group of tests goes to the worker that is free next; in the order in which they were collected."""
+    """A group of tests goes to the worker that is free next, in the order in which they were collected.
+
+    (xdist's own `loadgroup` marks groups in a private field of pytest's that pytest no longer has.)
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class Groups(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return nodeid.rpartition("@")[2]
+            return group_of(nodeid)
 
     config.option.loadscopereorder = False
     return Groups(config, log)

@@ -3,15 +3,17 @@
 // Fetches the page again every 5 s while somebody looks, and replaces what it shows.
 
 const AGAIN_MS = 5_000;
+const lost = document.getElementById("lost");
 
 async function again() {
   if (!document.hidden) {
     try {
-      const response = await fetch(location.href);
+      const response = await fetch(location.href, { signal: AbortSignal.timeout(15_000) });
       const fresh = new DOMParser().parseFromString(await response.text(), "text/html").getElementById("live");
-      if (fresh) document.getElementById("live").replaceWith(document.adoptNode(fresh));
-    } catch {
-      document.title = "No connection";  // what is shown says of when it is
+      document.getElementById("live").replaceWith(document.adoptNode(fresh));
+      lost.hidden = true;
+    } catch {  // no connection, or another page than this one
+      lost.hidden = false;
     }
   }
   setTimeout(again, AGAIN_MS);

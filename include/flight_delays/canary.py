@@ -113,12 +113,14 @@ def ends(settings: Settings, topic: str) -> list[int]:
         return [consumer.get_watermark_offsets(place, timeout=10)[1] for place in places]
 
 
-def partitions_of(client: Consumer | Producer, settings: Settings, topic: str) -> list[TopicPartition]:
+def partitions_of(
+    client: Consumer | Producer, settings: Settings, topic: str, timeout_seconds: float = 5
+) -> list[TopicPartition]:
     """The partitions of the topic, in their order. Raises BrokerError where there is none."""
     from confluent_kafka import KafkaException, TopicPartition
 
     try:
-        found = client.list_topics(topic, timeout=5).topics[topic]
+        found = client.list_topics(topic, timeout=timeout_seconds).topics[topic]
     except KafkaException as error:
         raise _no_broker(settings, error) from error
     if found.error is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -21,6 +23,7 @@ from flight_delays.predictor.live import Condition, Status, status
 from flight_delays.predictor.state import Failure, State, Wanted, change_state
 from tests.conftest import Stack
 
+HOUR = dt.timedelta(hours=1)
 NOW = dt.datetime.now(dt.UTC)
 VERSION, CHAMPION = "20260101T000000Z-00000000", "20260102T000000Z-00000000"
 
@@ -39,7 +42,8 @@ def ends(stack: Stack) -> list[int]:
 
 def deployed(mongo: Database[Any], **changes: Any) -> State:
     state = State()
-    serving = state.next_deployment(VERSION, None).model_copy(update={"started_at": NOW - dt.timedelta(hours=2)})
+    started_at = dt.datetime.now(dt.UTC) - dt.timedelta(hours=2)
+    serving = state.next_deployment(VERSION, None).model_copy(update={"started_at": started_at})
     return change_state(mongo, state, **{"serving": serving, "generation": 1} | changes)
 
 
@@ -84,8 +88,22 @@ def test_rate_and_latency_come_from_the_answers_own_times(stack: Stack, mongo: D
     assert found.per_second == pytest.approx(200 / 300)
     assert found.healthy
     shown = dict(live.rows(found))
+    assert shown["Requests answered"] == "200 in the last 5 min, 0.67/s"
     assert shown["Time to answer, p50 / p99"] == "50 / 99 ms"
-    assert "2:00:0" in shown["State"]
+    assert "running, this query for 2:00:" in shown["State"]
+
+
+def test_many_answers_are_counted_from_the_end_only(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
+    deployed(mongo)
+    now = dt.datetime.now(dt.UTC)
+    mongo[Collection.RESPONSES].insert_many(
+        {"_id": str(uuid4()), "PredictedAt": now - dt.timedelta(milliseconds=20 * before), "Timestamp": now - HOUR}
+        for before in range(2 * live.LATEST, 0, -1)
+    )
+    found = status(stack.settings)
+    assert found.answers == live.LATEST
+    assert found.window_seconds == pytest.approx(20, abs=10)
+    assert found.per_second == pytest.approx(live.LATEST / found.window_seconds)
 
 
 def test_lag_is_what_lies_behind_the_highest_answer(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
@@ -100,6 +118,16 @@ def test_lag_is_what_lies_behind_the_highest_answer(stack: Stack, mongo: Databas
     mongo[Collection.REJECTED].insert_one(rejected)
     found = status(stack.settings)
     assert (found.lag, found.dead_letters_hour) == (1, 1), "a rejection is an answer"
+
+
+def test_where_nothing_was_answered_all_that_the_topic_holds_waits(
+    stack: Stack, mongo: Database[Any], ends: list[int]
+) -> None:
+    deployed(mongo)
+    put(stack, 0)
+    assert status(stack.settings).lag == sum(ends) + 1
+    mongo[Collection.REPLAYS].insert_one({"RequestPartition": 0, "RequestOffset": ends[0]})
+    assert status(stack.settings).lag == ends[1], "a replay's answer is one, too"
 
 
 def test_a_request_that_waits_too_long_is_silence(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
@@ -124,14 +152,39 @@ def test_what_a_person_or_a_run_does_is_no_illness(
     assert (found.condition, found.healthy) == (condition, True)
 
 
+BROKEN = {CHAMPION: Failure(reason="it is broken", at=NOW)}
+JUST_NOW, LONG_AGO = dt.timedelta(seconds=5), HOUR
+
+
+@pytest.mark.parametrize(
+    ("change", "age", "problem"),
+    [
+        ({"failed": BROKEN}, LONG_AGO, f"{VERSION} serves in place of the champion {CHAMPION}: it is broken"),
+        ({}, LONG_AGO, f"{VERSION} serves in place of the champion {CHAMPION}: it was never deployed"),
+        ({}, JUST_NOW, None),
+        ({"failed": BROKEN, "wanted": Wanted.STOPPED}, LONG_AGO, None),
+        ({"failed": BROKEN, "retiring": ("a",)}, LONG_AGO, None),
+    ],
+)
 def test_who_serves_in_place_of_the_champion_is_said(
-    stack: Stack, mongo: Database[Any], ends: list[int], monkeypatch: pytest.MonkeyPatch
+    stack: Stack,
+    mongo: Database[Any],
+    ends: list[int],
+    tmp_path: Path,
+    *,
+    change: dict[str, Any],
+    age: dt.timedelta,
+    problem: str | None,
 ) -> None:
-    deployed(mongo, failed={CHAMPION: Failure(reason="it is broken", at=NOW)})
+    settings = stack.settings.model_copy(update={"home": tmp_path})
+    settings.models.mkdir(parents=True)
+    pointer = registry.Pointer(champion=CHAMPION, previous=VERSION, updated_at=dt.datetime.now(dt.UTC) - age)
+    (settings.models / registry.POINTER).write_text(pointer.model_dump_json())
+    deployed(mongo, **change)
     answered(mongo, ends, [10.0])
-    monkeypatch.setattr(live, "read_pointer", lambda _: registry.Pointer(champion=CHAMPION, previous=VERSION))
-    found = status(stack.settings)
-    assert found.problems == (f"{VERSION} serves in place of the champion {CHAMPION}: it is broken",)
+    found = status(settings)
+    assert found.champion == CHAMPION
+    assert [text.partition(";")[0] for text in found.problems] == ([problem] if problem else [])
 
 
 def test_events_come_back_newest_first(mongo: Database[Any]) -> None:
@@ -147,11 +200,37 @@ def test_events_come_back_newest_first(mongo: Database[Any]) -> None:
 def test_what_is_away_is_named(away: FlaskClient, app: Flask) -> None:
     found: Status = status(away.application.extensions["flight_delays"].settings)
     assert found.condition is Condition.UNKNOWN
-    assert "MongoDB does not answer at 127.0.0.1:1" in found.problems[0]
+    for text, problem in zip(
+        ("Kafka does not answer at 127.0.0.1:1 ", "MongoDB does not answer at 127.0.0.1:1 "),
+        found.problems,
+        strict=True,
+    ):
+        assert problem.startswith(text)
     page = away.get("/status")
     assert page.status_code == 200
     assert "MongoDB does not answer" in page.text
-    assert figures(away)["flight_delay_predictor_up", ""] == 0
+    assert dict(live.rows(found))["Requests answered"] == "unknown"
+    shown = figures(away)
+    assert shown["flight_delay_predictor_up", ""] == 0
+    assert shown["flight_delay_predictor_condition", "unknown"] == 1
+    assert ("flight_delay_predictor_requests_per_second", "") not in shown, "unknown is not none"
+
+
+def test_an_address_that_is_none_is_a_problem_and_no_password_is_shown(stack: Stack) -> None:
+    found = status(stack.settings.model_copy(update={"mongo_uri": "mongodb://me:sec@ret@127.0.0.1/"}))
+    assert found.condition is Condition.UNKNOWN
+    assert "MONGO_URI" in found.problems[0]
+    assert "ret" not in str(found)
+
+
+def test_what_is_unreadable_leaves_the_rest(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
+    deployed(mongo)
+    mongo[Collection.STATE].update_one({}, {"$set": {"generation": "many"}})
+    record(mongo, Event(At=NOW, Kind=Kind.REPAIRED, Generation=1))
+    answered(mongo, ends, [10.0])
+    found = status(stack.settings)
+    assert (found.condition, found.lag, found.p50_ms, len(found.events)) == (Condition.UNKNOWN, 0, 10, 1)
+    assert "predictor_state is unreadable" in found.problems[0]
 
 
 def test_a_broker_that_is_away_leaves_the_rest(stack: Stack, mongo: Database[Any]) -> None:
@@ -192,7 +271,28 @@ def test_page_and_metrics_say_the_same(client: FlaskClient, mongo: Database[Any]
     for text in (VERSION, "40 / 40 ms", "canary failed", "12 ms", "&lt;script&gt;alert(1)"):
         assert text in page
     assert "<script>alert" not in page
-    assert "style=" not in page
+
+
+class Inline(HTMLParser):
+    """Collects what the Content-Security-Policy forbids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attrs]
+        self.found += [f"{tag} {name}" for name in names if name == "style" or name.startswith("on")]
+        if tag == "style" or (tag == "script" and "src" not in names):
+            self.found.append(tag)
+
+
+def test_the_page_is_linked_and_holds_nothing_inline(client: FlaskClient) -> None:
+    for place in ("/flights/delays/predict_kafka", "/flights/delays/scoreboard"):
+        assert 'href="/status"' in client.get(place).text
+    inline = Inline()
+    inline.feed(client.get("/status").text)
+    assert inline.found == []
 
 
 def test_a_status_is_read_once_for_all_who_ask(client: FlaskClient, mongo: Database[Any], ends: list[int]) -> None:

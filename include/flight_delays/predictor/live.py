@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import math
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+import pymongo
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 from pymongo.errors import PyMongoError
 
@@ -28,9 +30,13 @@ log = logging.getLogger(__name__)
 WINDOW: Final = dt.timedelta(minutes=5)
 LATEST: Final = 1000
 """So many documents of a collection are looked at, from its end."""
+BEGUN: Final = dt.timedelta(seconds=60)
+"""Within this time after a promotion a run begins to deploy the new champion."""
 SILENT: Final = dt.timedelta(seconds=60)
 """A request that waits for longer is one that the predictor does not answer."""
-WAIT_SECONDS: Final = 3.0
+HOUR: Final = dt.timedelta(hours=1)
+WAIT_SECONDS: Final = 2.5
+"""So long may Kafka and MongoDB each take."""
 _FIELDS: Final = ["PredictedAt", "Timestamp", "Deployment", "RequestPartition", "RequestOffset"]
 _READ: Final = dict.fromkeys((Collection.RESPONSES, Collection.REPLAYS, Collection.CANARIES), _FIELDS) | {
     Collection.REJECTED: ["RejectedAt", "topic", "partition", "offset"]
@@ -81,15 +87,15 @@ class Status(BaseModel):
     generation: int | None = None
     since: AwareDatetime | None = None
     """When the serving query was started; None while stopped."""
-    window_seconds: float = 0
-    """The last minutes over which the next four figures go; 0 where nothing was answered in them."""
-    answers: int = 0
-    per_second: float = 0
+    window_seconds: float | None = None
+    """The last minutes over which the next four figures go; less where `LATEST` answers came in less."""
+    answers: int | None = None
+    per_second: float | None = None
     p50_ms: float | None = None
     p99_ms: float | None = None
-    """From a request's `Timestamp` to its answer's `PredictedAt`."""
+    """From a request's `Timestamp` to its answer's `PredictedAt`; None, too, where nothing was answered."""
     lag: int | None = None
-    """Requests on Kafka, all partitions, behind the highest answered one."""
+    """Requests on Kafka, all partitions, behind the highest answered one; all that it holds where none was."""
     dead_letters_hour: int | None = None
     canaries: tuple[Canary, ...] = ()
     """The last ones, newest first."""
@@ -106,46 +112,57 @@ class Status(BaseModel):
 def status(settings: Settings) -> Status:
     """How the predictor does; raises nothing: what cannot be found out is in `problems`.
 
-    Reads the ends of collections and topics only, some 20 ms; where MongoDB or Kafka does not answer, `WAIT_SECONDS`.
+    Reads the ends of collections and topics only. Where Kafka and MongoDB do not answer, takes 2 * `WAIT_SECONDS`.
     """
-    found: dict[str, Any] = {"at": dt.datetime.now(dt.UTC), "condition": Condition.UNKNOWN}
+    at = dt.datetime.now(dt.UTC)
+    found: dict[str, Any] = {"condition": Condition.UNKNOWN}
     problems: list[str] = []
-    db = store.connect(settings, timeoutMS=int(WAIT_SECONDS * 1000))
-    try:
-        with _noting(problems, settings):
-            state = read_state(db)
-            found |= _from_state(state)
-            pointer = _pointer(settings, problems)
-            found["champion"] = pointer.champion
-            problems += _in_place_of_the_champion(state, pointer)
+    pointer = Pointer()
+    requests: dict[int, tuple[int, int]] = {}
+    waiting: dict[int, int] = {}
+    with _noting(problems, settings):
+        requests = _watermarks(settings)  # before the answers: what comes in between is no lag
+    with _noting(problems, settings):
+        pointer = read_pointer(settings.models)
+    with _noting(problems, settings), pymongo.timeout(WAIT_SECONDS):
+        db = store.connect(settings)
+        with closing(db.client):
+            with _noting(problems, settings, but=PyMongoError):
+                state = read_state(db)
+                found |= _from_state(state)
+                problems += _in_place_of_the_champion(state, pointer, at)
+            with _noting(problems, settings, but=PyMongoError):
+                found["events"] = tuple(last_events(db, 10))
             latest = {
                 collection: list(db[collection].find({}, fields).sort("$natural", -1).limit(LATEST))
                 for collection, fields in _READ.items()
             }
-            found |= _figures(latest[Collection.RESPONSES], found["at"])
-            hour = found["at"] - dt.timedelta(hours=1)
-            found["dead_letters_hour"] = sum(d["RejectedAt"] > hour for d in latest[Collection.REJECTED])
+        with _noting(problems, settings):
+            found |= _figures(latest[Collection.RESPONSES], at)
+            found["dead_letters_hour"] = sum(d["RejectedAt"] > at - HOUR for d in latest[Collection.REJECTED])
             found["canaries"] = tuple(_canary(document) for document in latest[Collection.CANARIES][:10])
-            found["events"] = tuple(last_events(db, 10))
-            with _noting(problems, settings):
-                found["lag"], oldest = _lag(settings, latest)
-                if found["condition"] is Condition.RUNNING and oldest and found["at"] - oldest > SILENT:
-                    found["condition"] = Condition.SILENT
-                    problems.append(f"a request of {oldest:%H:%M:%S} UTC has no answer yet; the last event says why")
-    finally:
-        db.client.close()
-    return Status(**found, problems=tuple(problems))
+        if requests:
+            waiting = _first_unanswered(requests, latest)
+            found["lag"] = sum(requests[partition][1] - offset for partition, offset in waiting.items())
+    if waiting and found["condition"] is Condition.RUNNING:
+        with _noting(problems, settings):
+            oldest = _oldest(settings, waiting)
+            if oldest is not None and at - oldest > SILENT:
+                found["condition"] = Condition.SILENT
+                problems.append(
+                    f"a request of {oldest:%Y-%m-%d %H:%M:%S} UTC has no answer yet: the last event may say why, else "
+                    "the logs (make logs SERVICE=spark-connect, make logs SERVICE=sink)"
+                )
+    return Status(at=at, champion=pointer.champion, **found, problems=tuple(problems))
 
 
 def rows(status: Status) -> list[tuple[str, str]]:
     """What people are shown, as labels and texts, in this order."""
-    window = f"last {status.window_seconds / 60:.0f} min" if status.window_seconds >= 60 else "last minutes"
     shown = {
         "State": status.condition.value + _since(status),
         "Model": _model(status),
         "Deployment": _text(status.generation),
-        f"Requests answered, {window}": f"{status.answers:,}{'+' if status.answers == LATEST else ''}"
-        + (f", {status.per_second:.2f}/s" if status.answers else ""),
+        "Requests answered": _answers(status),
         "Time to answer, p50 / p99": f"{status.p50_ms:.0f} / {status.p99_ms:.0f} ms"
         if status.p50_ms is not None and status.p99_ms is not None
         else "",
@@ -163,12 +180,14 @@ def rows(status: Status) -> list[tuple[str, str]]:
 
 
 @contextmanager
-def _noting(problems: list[str], settings: Settings) -> Iterator[None]:
-    """Turns what goes wrong within into a sentence."""
+def _noting(problems: list[str], settings: Settings, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    """Turns what goes wrong within, `but` excepted, into a sentence."""
     try:
         yield
+    except but:
+        raise
     except PyMongoError as error:
-        address = settings.mongo_uri.rpartition("@")[2].removeprefix("mongodb://")
+        address = settings.mongo_uri.rpartition("@")[2].rpartition("//")[2].partition("/")[0]
         problems.append(
             f"MongoDB does not answer at {address} (MONGO_URI; {str(error)[:120]}); look at its log "
             "(make logs SERVICE=mongo)"
@@ -177,12 +196,6 @@ def _noting(problems: list[str], settings: Settings) -> Iterator[None]:
         if not isinstance(error, (PredictorError, BrokerError, RegistryError)):
             log.exception("the status is incomplete")
         problems.append(str(error) or type(error).__name__)
-
-
-def _pointer(settings: Settings, problems: list[str]) -> Pointer:
-    with _noting(problems, settings):
-        return read_pointer(settings.models)
-    return Pointer()
 
 
 def _from_state(state: State) -> dict[str, Any]:
@@ -204,21 +217,27 @@ def _from_state(state: State) -> dict[str, Any]:
     }
 
 
-def _in_place_of_the_champion(state: State, pointer: Pointer) -> list[str]:
-    failure = state.failure(pointer)
-    if failure is None or state.serving is None or state.serving.version == pointer.champion:
+def _in_place_of_the_champion(state: State, pointer: Pointer, at: dt.datetime) -> list[str]:
+    champion, serving = pointer.champion, state.serving
+    if serving is None or champion in (None, serving.version) or state.half_done or state.wanted is Wanted.STOPPED:
         return []
-    return [f"{state.serving.version} serves in place of the champion {pointer.champion}: {failure.reason}"]
+    if (failure := state.failure(pointer)) is not None:
+        why = failure.reason
+    elif pointer.updated_at is not None and at - pointer.updated_at < BEGUN:
+        return []
+    else:
+        why = "it was never deployed; run the DAG flight_delay_predictor"
+    return [f"{serving.version} serves in place of the champion {champion}: {why}"]
 
 
 def _figures(answers: list[dict[str, Any]], now: dt.datetime) -> dict[str, Any]:
     """Rate and latency of the answers of the last minutes, or of the last `LATEST`, where there were more."""
     recent = [answer for answer in answers if answer["PredictedAt"] > now - WINDOW]
     if not recent:
-        return {}
+        return {"window_seconds": WINDOW.total_seconds(), "answers": 0, "per_second": 0}
     took = sorted(1000 * (answer["PredictedAt"] - answer["Timestamp"]).total_seconds() for answer in recent)
     oldest = min(answer["PredictedAt"] for answer in recent)
-    window = WINDOW.total_seconds() if len(recent) < LATEST else (now - oldest).total_seconds()
+    window = WINDOW.total_seconds() if len(recent) < LATEST else max((now - oldest).total_seconds(), 0.001)
     return {
         "window_seconds": window,
         "answers": len(recent),
@@ -239,11 +258,17 @@ def _canary(document: dict[str, Any]) -> Canary:
     return Canary(At=document["Timestamp"], Generation=document["Deployment"], Milliseconds=milliseconds)
 
 
-def _lag(settings: Settings, latest: dict[Collection, list[dict[str, Any]]]) -> tuple[int, dt.datetime | None]:
-    """Requests behind the highest answered one, of all partitions, and when the oldest of them was put on Kafka.
+def _watermarks(settings: Settings) -> dict[int, tuple[int, int]]:
+    """The first and the next offset of each partition of the request topic. Raises BrokerError."""
+    with reader(settings) as consumer:
+        places = partitions_of(consumer, settings, REQUEST_TOPIC, WAIT_SECONDS)
+        return {p.partition: consumer.get_watermark_offsets(p, timeout=WAIT_SECONDS) for p in places}
 
-    Raises BrokerError.
-    """
+
+def _first_unanswered(
+    requests: dict[int, tuple[int, int]], latest: dict[Collection, list[dict[str, Any]]]
+) -> dict[int, int]:
+    """Of each partition with requests behind the highest answered one, the offset of the first of them."""
     answered: dict[int, int] = {}
     for collection, documents in latest.items():
         names = ("partition", "offset") if collection is Collection.REJECTED else ("RequestPartition", "RequestOffset")
@@ -251,19 +276,23 @@ def _lag(settings: Settings, latest: dict[Collection, list[dict[str, Any]]]) -> 
             partition, offset = (document.get(name, -1) for name in names)
             if document.get("topic", REQUEST_TOPIC) == REQUEST_TOPIC:  # what the sink set aside names another
                 answered[partition] = max(offset, answered.get(partition, -1))
-    lag, oldest = 0, None
+    first = {partition: max(low, answered.get(partition, -1) + 1) for partition, (low, _) in requests.items()}
+    return {partition: offset for partition, offset in first.items() if offset < requests[partition][1]}
+
+
+def _oldest(settings: Settings, places: dict[int, int]) -> dt.datetime | None:
+    """When the oldest of the messages there (partition, offset) was put on Kafka; None where none can be read."""
+    from confluent_kafka import TopicPartition
+
+    found: list[dt.datetime] = []
+    deadline = time.monotonic() + WAIT_SECONDS
     with reader(settings) as consumer:
-        for place in partitions_of(consumer, settings, REQUEST_TOPIC):
-            low, high = consumer.get_watermark_offsets(place, timeout=WAIT_SECONDS)
-            place.offset = max(low, answered.get(place.partition, -1) + 1)
-            if place.offset >= high:
-                continue
-            lag += high - place.offset
-            consumer.assign([place])
-            if (message := consumer.poll(WAIT_SECONDS)) is not None and message.error() is None:
-                at = dt.datetime.fromtimestamp(message.timestamp()[1] / 1000, dt.UTC)
-                oldest = min(at, oldest or at)
-    return lag, oldest
+        for partition, offset in places.items():
+            consumer.assign([TopicPartition(REQUEST_TOPIC, partition, offset)])
+            message = consumer.poll(max(deadline - time.monotonic(), 0))
+            if message is not None and message.error() is None:
+                found.append(dt.datetime.fromtimestamp(message.timestamp()[1] / 1000, dt.UTC))
+    return min(found, default=None)
 
 
 # --- how it is shown -------------------------------------------------------------------------------------------------
@@ -280,6 +309,14 @@ def _model(status: Status) -> str:
     if status.version is None or status.version == status.champion:
         return status.version or ""
     return f"{status.version} (the champion is {status.champion})"
+
+
+def _answers(status: Status) -> str:
+    if status.answers is None or status.window_seconds is None:
+        return ""
+    seconds = status.window_seconds
+    window = f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.1f} s"
+    return f"{status.answers:,} in the last {window}, {status.per_second:.2f}/s"
 
 
 def _text(number: int | None) -> str:

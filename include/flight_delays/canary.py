@@ -15,7 +15,7 @@ from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC
 from flight_delays.features import date_parts
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, Message, Producer, TopicPartition
+    from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
     from pymongo.database import Database
 
     from flight_delays.settings import Settings
@@ -181,9 +181,10 @@ def prove(settings: Settings, deployment: int, timeout_seconds: float) -> tuple[
         return uuids, time.monotonic() - begin
 
 
-def _no_broker(settings: Settings, error: Exception) -> BrokerError:
+def _no_broker(settings: Settings, error: KafkaException) -> BrokerError:
+    what = error.args[0].str()
     return BrokerError(
-        f"Kafka does not answer at {settings.kafka_bootstrap} (FLIGHTS_KAFKA_BOOTSTRAP; {error}); look at its log "
+        f"Kafka does not answer at {settings.kafka_bootstrap} (FLIGHTS_KAFKA_BOOTSTRAP; {what}); look at its log "
         "(make logs SERVICE=kafka)"
     )
 

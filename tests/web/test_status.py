@@ -237,6 +237,7 @@ def test_a_broker_that_is_away_leaves_the_rest(stack: Stack, mongo: Database[Any
     deployed(mongo)
     found = status(stack.settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:1"}))
     assert (found.version, found.lag) == (VERSION, None)
+    assert dict(live.rows(found))["Requests waiting (lag)"] == "unknown"
     assert "Kafka does not answer at 127.0.0.1:1" in found.problems[0]
 
 

@@ -150,7 +150,7 @@ def status(settings: Settings) -> Status:
             if oldest is not None and at - oldest > SILENT:
                 found["condition"] = Condition.SILENT
                 problems.append(
-                    f"a request of {oldest:%Y-%m-%d %H:%M:%S} UTC has no answer yet: the last event may say why, else "
+                    f"A request of {oldest:%Y-%m-%d %H:%M:%S} UTC has no answer yet: the last event may say why, else "
                     "the logs (make logs SERVICE=spark-connect, make logs SERVICE=sink)"
                 )
     return Status(at=at, champion=pointer.champion, **found, problems=tuple(problems))
@@ -158,21 +158,22 @@ def status(settings: Settings) -> Status:
 
 def rows(status: Status) -> list[tuple[str, str]]:
     """What people are shown, as labels and texts, in this order."""
+    unknown = "unknown"
+    absent = unknown if status.condition is Condition.UNKNOWN else "none"
     shown = {
         "State": status.condition.value + _since(status),
         "Model": _model(status),
         "Deployment": _text(status.generation),
-        "Requests answered": _answers(status),
+        "Requests answered": _answers(status) or unknown,
         "Time to answer, p50 / p99": f"{status.p50_ms:.0f} / {status.p99_ms:.0f} ms"
         if status.p50_ms is not None and status.p99_ms is not None
         else "",
-        "Requests waiting (lag)": _text(status.lag),
-        "Dead letters, last hour": _text(status.dead_letters_hour),
+        "Requests waiting (lag)": _text(status.lag) or unknown,
+        "Dead letters, last hour": _text(status.dead_letters_hour) or unknown,
         "Last canary": f"{status.canaries[0].At:%Y-%m-%d %H:%M:%S} UTC, {status.canaries[0].Milliseconds:.0f} ms"
         if status.canaries
         else "",
     }
-    absent = "unknown" if status.condition is Condition.UNKNOWN else "none"
     return [(label, text or absent) for label, text in shown.items()]
 
 
@@ -306,7 +307,7 @@ def _since(status: Status) -> str:
 
 
 def _model(status: Status) -> str:
-    if status.version is None or status.version == status.champion:
+    if status.version is None or status.champion in (None, status.version):
         return status.version or ""
     return f"{status.version} (the champion is {status.champion})"
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from flight_delays import predictor, registry, store
 from flight_delays.contract import TOPICS
@@ -51,14 +52,15 @@ def status(settings: Settings) -> None:
         table.add_row(service.name, f"{state['statename'].lower()}, {state['description']}", answer, memory)
     console.print(table)
     console.print(f"memory in all: {_memory(supervisor.pid()) / 2**20:.0f} MiB (proportional set size)")
-    ill += _predictor_status(settings, console)
+    ill += predictor_status(settings, console)
     if ill:
         raise StepFailedError(
             f"ill: {', '.join(ill)}", hint="make logs; a run of the DAG flight_delay_predictor repairs"
         )
 
 
-def _predictor_status(settings: Settings, console: Console) -> list[str]:
+def predictor_status(settings: Settings, console: Console) -> list[str]:
+    """Prints how the predictor does; returns who is ill."""
     found = predictor.status(settings)
     table = Table(title="Predictor", title_justify="left", show_header=False)
     for row in predictor.rows(found):
@@ -68,7 +70,7 @@ def _predictor_status(settings: Settings, console: Console) -> list[str]:
         table = Table("when (UTC)", "what", "took", "why", title="What happened to it", title_justify="left")
         for event in found.events[:5]:
             when = f"{event.At.astimezone(dt.UTC):%m-%d %H:%M:%S}"
-            table.add_row(when, event.Kind.value.replace("_", " "), f"{event.Seconds:.1f} s", event.Reason)
+            table.add_row(when, event.Kind.value.replace("_", " "), f"{event.Seconds:.1f} s", Text(event.Reason))
         console.print(table)
     for problem in found.problems:
         console.print(f"predictor: {problem}", style="red", markup=False)

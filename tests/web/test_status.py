@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from html.parser import HTMLParser
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,6 +15,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 from pymongo.database import Database
+from rich.console import Console
 
 from flight_delays import canary, registry
 from flight_delays.contract import REQUEST_TOPIC, Collection
@@ -21,6 +23,7 @@ from flight_delays.predictor import live
 from flight_delays.predictor.events import Event, Kind, last_events, record
 from flight_delays.predictor.live import Condition, Status, status
 from flight_delays.predictor.state import Failure, State, Wanted, change_state
+from stack.console import predictor_status
 from tests.conftest import Stack
 
 HOUR = dt.timedelta(hours=1)
@@ -272,6 +275,27 @@ def test_page_and_metrics_say_the_same(client: FlaskClient, mongo: Database[Any]
     for text in (VERSION, "40 / 40 ms", "canary failed", "12 ms", "&lt;script&gt;alert(1)"):
         assert text in page
     assert "<script>alert" not in page
+
+
+def test_the_terminal_shows_the_same(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
+    deployed(mongo, wanted=Wanted.STOPPED)
+    answered(mongo, ends, [40.0])
+    reason = "[STREAM_FAILED] [id = 1] died in [/opt/spark]"
+    record(mongo, Event(At=NOW, Kind=Kind.REPAIRED, Generation=1, Reason=reason))
+    console = Console(file=StringIO(), width=200, highlight=False)
+    assert predictor_status(stack.settings, console) == []
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for text in (
+        "stopped",
+        VERSION,
+        "40 / 40 ms",
+        reason,
+        "A person stopped it",
+        "dags trigger flight_delay_predictor",
+    ):
+        assert text in shown
+    mongo[Collection.STATE].update_one({}, {"$set": {"generation": "many"}})
+    assert predictor_status(stack.settings, console) == ["predictor"]
 
 
 class Inline(HTMLParser):

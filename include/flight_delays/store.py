@@ -72,16 +72,7 @@ def last_predictions(db: Database[dict[str, Any]], n: int) -> list[dict[str, Any
     Read from the end of the collection in natural order, which is the order of insertion: no index, and a few
     milliseconds on either server, where sorting 100,000 documents takes the embedded one 2 s.
     """
-    return _latest(db, Collection.RESPONSES, n)
-
-
-def last_canary(db: Database[dict[str, Any]]) -> dict[str, Any] | None:
-    """The canary that was answered last; None where there is none."""
-    return next(iter(_latest(db, Collection.CANARIES, 1)), None)
-
-
-def _latest(db: Database[dict[str, Any]], collection: Collection, n: int) -> list[dict[str, Any]]:
-    latest = db[collection].find({}).sort("$natural", DESCENDING).limit(n)
+    latest = db[Collection.RESPONSES].find({}).sort("$natural", DESCENDING).limit(n)
     return sorted(latest, key=lambda document: document["PredictedAt"], reverse=True)
 
 

@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     )
     notify_from: str = Field(default="airflow@localhost", description="From whom that mail comes")
     smtp_url: str = Field(
-        default="smtp://127.0.0.1:25", description="Mail server, smtp://user:password@host:port; smtps:// for TLS"
+        default="smtp://127.0.0.1:25", description="Mail server, smtp:// or (TLS) smtps://, with login"
     )
 
     mlflow_tracking_uri: str = Field(

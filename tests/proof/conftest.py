@@ -60,7 +60,7 @@ def train(settings: Settings, trees: int) -> str:
     return registry.register(settings.models, staged)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engines(clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Kafka, MongoDB, Spark Connect, sink and web app; the query serves a small model."""
     home = tmp_path_factory.mktemp("engines")
@@ -88,7 +88,7 @@ def engines(clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     assert faults.orphans(home, 0) == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def other_version(engines: Stack) -> str:
     """A second model, which predicts differently."""
     return train(engines.settings, 2)

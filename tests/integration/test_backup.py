@@ -166,6 +166,7 @@ def test_a_restore_that_was_cut_off_is_refused_by_make_up_and_can_be_run_again(
 
 def test_pages_of_a_large_collection_keep_their_order(old: Stack, tmp_path: Path) -> None:
     with backup._mongo(old.settings, backup.Step("fill")) as db:
+        db[Collection.EVENTS].delete_many({})
         db[Collection.EVENTS].insert_many([{"_id": n} for n in range(5_001)])
     path = backup.backup(old.settings, tmp_path / "many.tar.gz")
     with backup._mongo(old.settings, backup.Step("empty")) as db:

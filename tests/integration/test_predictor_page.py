@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,13 @@ def _answers(port: int) -> bool:
         return False
 
 
-def login(airflow: str, user: str) -> httpx.Client:
+@contextmanager
+def login(airflow: str, user: str) -> Iterator[httpx.Client]:
     """A browser's session: the login is a cookie."""
-    client = httpx.Client(base_url=airflow, timeout=30)
-    token = client.post("/auth/token", json={"username": user, "password": PASSWORDS[user]}).json()["access_token"]
-    client.cookies.set("_token", token)
-    return client
+    with httpx.Client(base_url=airflow, timeout=30) as client:
+        token = client.post("/auth/token", json={"username": user, "password": PASSWORDS[user]}).json()["access_token"]
+        client.cookies.set("_token", token)
+        yield client
 
 
 def runs(line: Stack) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +19,13 @@ from tests.web.test_scoreboard import replay
 pytestmark = [pytest.mark.browser, pytest.mark.integration]
 
 NOWHERE = "127.0.0.1:1"
+
+
+@pytest.fixture(scope="module")
+def url(web_app: Callable[..., Any]) -> Iterator[str]:
+    """One web app for all tests that leave it as it is."""
+    with web_app() as url:
+        yield url
 
 
 def answer(uuid: str) -> dict[str, Any]:
@@ -71,68 +78,60 @@ def test_prediction_of_the_whole_line(line: Any, page: Page) -> None:
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_answer_and_errors_at_any_width(
-    web_app: Callable[..., Any], mongo: Database[dict[str, Any]], browser: Browser, width: int
+    url: str, mongo: Database[dict[str, Any]], browser: Browser, width: int
 ) -> None:
     page = browser.new_page(viewport={"width": width, "height": 844})
-    with web_app() as url:
-        page.goto(url + FORM)
-        page.fill("#Carrier", "zz")
-        page.fill("#DepDelay", "99999")
-        page.keyboard.press("Enter")
-        expect(page.locator("#Carrier-error")).to_contain_text("ZZ is not known")
-        expect(page.locator("#DepDelay-error")).to_contain_text("-1440 to 4320")
-        expect(page.locator("#Carrier")).to_be_focused()
-        assert page.get_attribute("#DepDelay", "aria-invalid") == "true"
-        expect(page.locator("#Origin-error")).to_be_hidden()
+    page.goto(url + FORM)
+    page.fill("#Carrier", "zz")
+    page.fill("#DepDelay", "99999")
+    page.keyboard.press("Enter")
+    expect(page.locator("#Carrier-error")).to_contain_text("ZZ is not known")
+    expect(page.locator("#DepDelay-error")).to_contain_text("-1440 to 4320")
+    expect(page.locator("#Carrier")).to_be_focused()
+    assert page.get_attribute("#DepDelay", "aria-invalid") == "true"
+    expect(page.locator("#Origin-error")).to_be_hidden()
 
-        page.fill("#Carrier", "aa")
-        page.fill("#DepDelay", "5")
-        mongo[Collection.RESPONSES].insert_one(answer(submit(page)))
-        expect(page.locator("#label")).to_have_text("Very Late (30+ Minutes Late)")
-        expect(page.locator("#label")).to_be_in_viewport()
-        expect(page.get_by_text("most likely").filter(visible=True)).to_have_count(1)  # not by colour alone
-        assert page.locator(".percent").all_inner_texts() == ["0.0 %", "5.0 %", "20.0 %", "75.0 %"]
-        expect(page.locator("#Carrier-error")).to_be_hidden()
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.fill("#Carrier", "aa")
+    page.fill("#DepDelay", "5")
+    mongo[Collection.RESPONSES].insert_one(answer(submit(page)))
+    expect(page.locator("#label")).to_have_text("Very Late (30+ Minutes Late)")
+    expect(page.locator("#label")).to_be_in_viewport()
+    expect(page.get_by_text("most likely").filter(visible=True)).to_have_count(1)  # not by colour alone
+    assert page.locator(".percent").all_inner_texts() == ["0.0 %", "5.0 %", "20.0 %", "75.0 %"]
+    expect(page.locator("#Carrier-error")).to_be_hidden()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.close()
 
 
-def test_what_was_known_at_departure_is_told(
-    web_app: Callable[..., Any], mongo: Database[dict[str, Any]], page: Page
-) -> None:
-    with web_app() as url:
-        page.goto(url + FORM)
-        page.fill("#CRSDepTime", "07:15")
-        known = {"CRSDepTime": "0715", "CRSArrTime": "0955", "OriginTemperature": 38.6, "DestGain7Days": 0.0}
-        mongo[Collection.RESPONSES].insert_one(answer(submit(page)) | known)
-        expect(page.locator("#context")).to_have_text(
-            "scheduled 07:15 to 09:55, weather in ATL (39 °F), recent delays into SFO"
-        )
-        page.locator("#known-example").click()
-        expect(page.locator("#CRSDepTime")).to_have_value("")  # else the example would not be the example
-        mongo[Collection.RESPONSES].insert_one(answer(submit(page)))
-        expect(page.locator("#context")).to_have_text("nothing more about this day")
+def test_what_was_known_at_departure_is_told(url: str, mongo: Database[dict[str, Any]], page: Page) -> None:
+    page.goto(url + FORM)
+    page.fill("#CRSDepTime", "07:15")
+    known = {"CRSDepTime": "0715", "CRSArrTime": "0955", "OriginTemperature": 38.6, "DestGain7Days": 0.0}
+    mongo[Collection.RESPONSES].insert_one(answer(submit(page)) | known)
+    expect(page.locator("#context")).to_have_text(
+        "scheduled 07:15 to 09:55, weather in ATL (39 °F), recent delays into SFO"
+    )
+    page.locator("#known-example").click()
+    expect(page.locator("#CRSDepTime")).to_have_value("")  # else the example would not be the example
+    mongo[Collection.RESPONSES].insert_one(answer(submit(page)))
+    expect(page.locator("#context")).to_have_text("nothing more about this day")
 
 
-def test_no_answer_is_said_and_a_late_one_still_shown(
-    web_app: Callable[..., Any], mongo: Database[dict[str, Any]], page: Page
-) -> None:
-    with web_app() as url:
-        page.goto(url + FORM)
-        uuid = submit(page)
-        expect(page.locator("#problem")).to_be_hidden()
-        expect(page.locator("#problem")).to_contain_text("No prediction came within 10 seconds", timeout=12_000)
-        mongo[Collection.RESPONSES].insert_one(answer(uuid))
-        expect(page.locator("#label")).to_have_text("Very Late (30+ Minutes Late)")
-        expect(page.locator("#problem")).to_be_hidden()
+def test_no_answer_is_said_and_a_late_one_still_shown(url: str, mongo: Database[dict[str, Any]], page: Page) -> None:
+    page.goto(url + FORM)
+    uuid = submit(page)
+    expect(page.locator("#problem")).to_be_hidden()
+    expect(page.locator("#problem")).to_contain_text("No prediction came within 10 seconds", timeout=12_000)
+    mongo[Collection.RESPONSES].insert_one(answer(uuid))
+    expect(page.locator("#label")).to_have_text("Very Late (30+ Minutes Late)")
+    expect(page.locator("#problem")).to_be_hidden()
 
 
-def test_rejection_is_said(web_app: Callable[..., Any], mongo: Database[dict[str, Any]], page: Page) -> None:
-    with web_app() as url:
-        page.goto(url + FORM)
-        document = {"_id": "t-0-1", "UUID": submit(page), "reason": "out_of_range", "field": "DepDelay"}
-        mongo[Collection.REJECTED].insert_one(document)
-        expect(page.locator("#problem")).to_contain_text("out_of_range, field DepDelay")
+def test_rejection_is_said(url: str, mongo: Database[dict[str, Any]], page: Page) -> None:
+    page.goto(url + FORM)
+    document = {"_id": "t-0-1", "UUID": submit(page), "reason": "out_of_range", "field": "DepDelay"}
+    mongo[Collection.REJECTED].insert_one(document)
+    expect(page.locator("#problem")).to_contain_text("out_of_range, field DepDelay")
 
 
 @pytest.mark.parametrize("part", ["kafka", "mongo"])
@@ -167,23 +166,20 @@ def test_web_app_gone_is_said(web_app: Callable[..., Any], page: Page) -> None:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_scoreboard_shows_a_replay_as_it_grows(
-    web_app: Callable[..., Any], mongo: Database[Any], page: Page, width: int
-) -> None:
+def test_the_scoreboard_shows_a_replay_as_it_grows(url: str, mongo: Database[Any], page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
-    with web_app() as url:
-        page.goto(url + SCOREBOARD)
-        expect(page.locator("#status")).to_contain_text("airflow dags trigger flight_delay_replay")
-        mongo[Collection.SCOREBOARD].insert_one(replay("a", 1, "running"))
-        expect(page.locator("#status")).to_contain_text("1 answered")
-        expect(page.locator("#scores")).to_contain_text("So far")
-        mongo[Collection.SCOREBOARD].replace_one({"_id": "a"}, replay("a", 3))
-        expect(page.locator("#status")).to_contain_text("Done: 3 of 3 flights sent, 3 answered")
-        expect(page.locator("#groups")).to_contain_text("LGA")
-        expect(page.locator("#confusion .right")).to_have_count(4)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
-        mongo[Collection.SCOREBOARD].insert_one(replay("b", 0, "running"))
-        page.select_option("#replay", "a", timeout=20_000)
-        assert page.url.endswith("?replay=a")
-        page.reload()
-        expect(page.locator("#status")).to_contain_text("Done")
+    page.goto(url + SCOREBOARD)
+    expect(page.locator("#status")).to_contain_text("airflow dags trigger flight_delay_replay")
+    mongo[Collection.SCOREBOARD].insert_one(replay("a", 1, "running"))
+    expect(page.locator("#status")).to_contain_text("1 answered")
+    expect(page.locator("#scores")).to_contain_text("So far")
+    mongo[Collection.SCOREBOARD].replace_one({"_id": "a"}, replay("a", 3))
+    expect(page.locator("#status")).to_contain_text("Done: 3 of 3 flights sent, 3 answered")
+    expect(page.locator("#groups")).to_contain_text("LGA")
+    expect(page.locator("#confusion .right")).to_have_count(4)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+    mongo[Collection.SCOREBOARD].insert_one(replay("b", 0, "running"))
+    page.select_option("#replay", "a", timeout=20_000)
+    assert page.url.endswith("?replay=a")
+    page.reload()
+    expect(page.locator("#status")).to_contain_text("Done")

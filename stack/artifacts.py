@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -40,18 +41,26 @@ def fetch(settings: Settings) -> str:
 
     Raises RuntimeError where a download fails or a file is not the pinned one.
     """
-    stamp = JARS / ".complete"
     wanted = hashlib.sha256(PINS.read_bytes() + (HERE / "EmbeddedMongo.java").read_bytes()).hexdigest()
-    if stamp.is_file() and stamp.read_text() == wanted:
+    if _are_complete(wanted):
         return "cached"
-    staging = JARS.with_name(f".jars-{os.getpid()}")
-    shutil.rmtree(staging, ignore_errors=True)
-    retrieve(HERE / "ivy.xml", PINS, staging, settings)
-    _compile(staging)
-    (staging / ".complete").write_text(wanted)
-    shutil.rmtree(JARS, ignore_errors=True)
-    staging.rename(JARS)
+    with JARS.with_name(".jars.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Ivy's cache takes one at a time, and nobody may replace what another starts
+        if _are_complete(wanted):
+            return "cached"
+        staging = JARS.with_name(f".jars-{os.getpid()}")
+        shutil.rmtree(staging, ignore_errors=True)
+        retrieve(HERE / "ivy.xml", PINS, staging, settings)
+        _compile(staging)
+        (staging / ".complete").write_text(wanted)
+        shutil.rmtree(JARS, ignore_errors=True)
+        staging.rename(JARS)
     return f"{len(PINS.read_text().splitlines())} files, checked"
+
+
+def _are_complete(wanted: str) -> bool:
+    stamp = JARS / ".complete"
+    return stamp.is_file() and stamp.read_text() == wanted
 
 
 def retrieve(module: Path, pins: Path, target: Path, settings: Settings) -> None:

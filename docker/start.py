@@ -12,7 +12,7 @@ from flight_delays.names import DagId
 from flight_delays.settings import get_settings
 from stack.secrets import Secrets
 from stack.steps import StepFailedError, explain, step
-from stack.up import await_dags, await_predictor
+from stack.up import await_dags, await_predictor, refuse_stopped
 
 
 def main() -> None:
@@ -22,6 +22,7 @@ def main() -> None:
         with step("DAGs", hint="docker compose logs airflow-dag-processor") as current:
             api = await_dags(settings, Secrets(airflow_password=os.environ["AIRFLOW_PASSWORD"]), current)
         with step("predictor", hint="look at the failed task in Airflow; docker compose up starts again") as current:
+            refuse_stopped(settings, api)
             await_predictor(settings, api, current)
             api.pause(DagId.HEALTH, False)
     except StepFailedError as error:

@@ -50,7 +50,7 @@ def up(settings: Settings) -> None:
                 await_ready(settings, supervisor, service, current)
         with step("DAGs", log=supervisor.logs / "airflow-dag-processor.log") as current:
             api = await_dags(settings, secrets, current)
-        _refuse_stopped(settings, api)
+        refuse_stopped(settings, api)
         prediction = _predict_on_the_way(settings) if not started else None
         if prediction is None:
             with step(
@@ -201,7 +201,7 @@ def await_dags(settings: Settings, secrets: Secrets, current: Step) -> AirflowAp
     return api
 
 
-def _refuse_stopped(settings: Settings, api: AirflowApi) -> None:
+def refuse_stopped(settings: Settings, api: AirflowApi) -> None:
     """Raises StepFailedError where a person stopped the predictor: all else runs, and only a person starts it again."""
     if predictor.read_state(store.connect(settings)).wanted is predictor.Wanted.STOPPED:
         api.pause(DagId.HEALTH, False)

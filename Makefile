@@ -1,6 +1,6 @@
 # Two commands matter: `make up` and `make test`. The rest is for looking and for working on it.
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs backup restore clean models topics listen predictions airflow test proof bench scale experiments lint lock schemas
+.PHONY: help up down status logs backup restore clean predictor models topics listen predictions airflow test proof bench scale experiments lint lock schemas
 
 PYTHON ?= python3
 STACK = .venv/bin/python -m stack
@@ -29,6 +29,9 @@ restore: ## restore a backup: make restore BACKUP=file (FORCE=1 replaces what is
 
 clean: .venv ## remove all state but backups, after asking
 	@$(STACK) clean
+
+predictor: .venv ## ACTION=start, stop, restart or deploy (VERSION=…): a run of the DAG flight_delay_predictor
+	@$(STACK) predictor "$(ACTION)" $(if $(VERSION),"$(VERSION)")
 
 models: .venv ## the model versions, and why each serves or does not
 	@$(STACK) models

@@ -13,10 +13,10 @@ from stack import console
 from stack.secrets import load_secrets
 from stack.services import BIN, airflow_environment, inherited_environment
 from stack.steps import StepFailedError, explain
-from stack.up import down, up
+from stack.up import act, down, up
 
 
-def main() -> None:  # noqa: PLR0912 - one branch a command
+def main() -> None:  # noqa: PLR0912, PLR0915 - one branch a command
     """Runs one command; exit status 1, with what failed and what to do, where it fails."""
     parser = argparse.ArgumentParser(prog="make", description="The embedded stack.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -29,6 +29,9 @@ def main() -> None:  # noqa: PLR0912 - one branch a command
         ("listen", "show the messages as they come"),
     ):
         commands.add_parser(name, help=text)
+    acting = commands.add_parser("predictor", help="start, stop, restart or deploy")
+    acting.add_argument("action", choices=["start", "stop", "restart", "deploy", "reconcile"], metavar="ACTION")
+    acting.add_argument("version", nargs="?")
     commands.add_parser("predictions", help="show the last answers").add_argument("--count", type=int, default=5)
     commands.add_parser("logs", help="follow the logs").add_argument("service", nargs="?")
     commands.add_parser("backup", help="write a backup").add_argument("path", nargs="?", type=Path)
@@ -47,6 +50,8 @@ def main() -> None:  # noqa: PLR0912 - one branch a command
                 down(settings)
             case "status":
                 console.status(settings)
+            case "predictor":
+                act(settings, options.action, options.version)
             case "models":
                 console.models(settings)
             case "topics":

@@ -49,6 +49,11 @@ class AirflowApi:
         ]
         return found
 
+    def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        """One run."""
+        found: dict[str, Any] = self._get(f"/dags/{dag_id}/dagRuns/{run_id}")
+        return found
+
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """The task instances of a run."""
         found: list[dict[str, Any]] = self._get(f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]

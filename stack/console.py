@@ -18,14 +18,13 @@ from rich.text import Text
 
 from flight_delays import predictor, registry, store
 from flight_delays.contract import TOPICS
-from flight_delays.names import DagId
 from flight_delays.settings import Settings
 from stack.secrets import load_secrets
 from stack.services import services
 from stack.steps import StepFailedError
 from stack.supervisor import Supervisor
 
-START = f"""make airflow ARGS='dags trigger {DagId.PREDICTOR} --conf {{"action":"start"}}'"""
+START = "make predictor ACTION=start"
 """The command that ends a stop."""
 
 

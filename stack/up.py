@@ -79,6 +79,24 @@ def down(settings: Settings) -> None:
         current.result = "stopped; state stays in " + str(settings.home)
 
 
+def act(settings: Settings, action: str, version: str | None = None) -> None:
+    """Has Airflow start, stop, restart or deploy, and returns at the run's end. Raises StepFailedError if it fails."""
+    with step(f"predictor: {action}") as current:
+        try:
+            api = AirflowApi(settings, load_secrets(settings))
+            run_id = api.trigger(DagId.PREDICTOR, {"action": action, "version": version})
+        except httpx.HTTPStatusError as error:
+            raise StepFailedError(f"Airflow refuses {action}: {error.response.text}") from error
+        except httpx.HTTPError as error:
+            raise StepFailedError(f"Airflow does not answer: {error}", hint="make up") from error
+        while (run := api.run(DagId.PREDICTOR, run_id))["state"] in ACTIVE:
+            current.say(f"run {run_id} is {run['state']}")
+            time.sleep(0.5)
+        if run["state"] != "success":
+            raise _failed_run(settings, api, DagId.PREDICTOR, run_id)
+        current.result = "done"
+
+
 @contextmanager
 def locked(settings: Settings) -> Iterator[None]:
     """Lets one command at a time change the installation. Raises StepFailedError where another one is at work."""

@@ -30,7 +30,7 @@ from stack import artifacts, console
 from stack.airflow_api import ACTIVE, AirflowApi
 from stack.services import inherited_environment, spark_environment
 from stack.steps import Step, StepFailedError
-from stack.up import await_predictor, submit_flight, up
+from stack.up import act, await_predictor, submit_flight, up
 from tests.conftest import Stack
 from tests.integration.line import answer, flight, put, run_dag, until
 from tests.web.form import RESPONSE, SUBMIT
@@ -276,10 +276,10 @@ def test_a_stop_through_airflow_lasts_and_make_up_says_so(line: Stack, capsys: p
     assert run_dag(line, DagId.HEALTH)["query_is_active"] == "skipped"
     with pytest.raises(StepFailedError, match="a person stopped the predictor") as refused:
         up(line.settings)
-    assert '{"action":"start"}' in str(refused.value.hint)
+    assert refused.value.hint == "make predictor ACTION=start"
     assert answer(line, uuid, 1)["status"] == "WAIT"
     assert generation(line) == before.generation, "nobody started it"
-    assert run_dag(line, DagId.PREDICTOR, {"action": "start"})["run"] == "success"
+    act(line.settings, "start")
     assert answer(line, uuid)["status"] == "OK", "what was asked meanwhile is answered"
     capsys.readouterr()
     console.status(line.settings)
@@ -305,8 +305,10 @@ def test_airflow_away_is_not_noticed_by_who_asks(line: Stack) -> None:
 
 
 def test_a_failed_run_says_why_and_is_no_loop(line: Stack) -> None:
-    states = run_dag(line, DagId.PREDICTOR, {"action": "deploy", "version": "20260101T000000Z-00000000"})
-    assert (states["run"], states["act"]) == ("failed", "failed")
+    with pytest.raises(StepFailedError, match="task act of the DAG flight_delay_predictor failed"):
+        act(line.settings, "deploy", "20260101T000000Z-00000000")
+    with pytest.raises(StepFailedError, match=r"Airflow refuses explode: .*explode"):
+        act(line.settings, "explode")
     assert (_last(line).Kind, _last(line).Version) == (Kind.FAILED, "20260101T000000Z-00000000")
     assert "is missing in" in _last(line).Reason
     assert submit_flight(line.settings, 10)["status"] == "OK", "what served serves on"

@@ -219,8 +219,8 @@ def web_app(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
 
 @pytest.fixture
 def mongo(stack: Stack) -> Iterator[Database[dict[str, Any]]]:
-    """The project's database, emptied."""
-    database = store.connect(stack.settings)
+    """The project's database, emptied; on a busy machine it may take longer than the web app would wait."""
+    database = store.connect(stack.settings, connectTimeoutMS=20_000, serverSelectionTimeoutMS=20_000)
     for name in database.list_collection_names():
         database[name].delete_many({})
     store.ensure_indexes(database)

@@ -23,7 +23,7 @@ from flight_delays.predictor import live
 from flight_delays.predictor.events import Event, Kind, last_events, record
 from flight_delays.predictor.live import Condition, Status, status
 from flight_delays.predictor.state import Failure, State, Wanted, change_state
-from stack.console import predictor_status
+from stack.console import START, predictor_status
 from tests.conftest import Stack
 
 HOUR = dt.timedelta(hours=1)
@@ -291,7 +291,7 @@ def test_the_terminal_shows_the_same(stack: Stack, mongo: Database[Any], ends: l
         "40 / 40 ms",
         reason,
         "A person stopped it",
-        "dags trigger flight_delay_predictor",
+        START,
     ):
         assert text in shown
     mongo[Collection.STATE].update_one({}, {"$set": {"generation": "many"}})

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PARTITIONER: Final = "consistent"
 """librdkafka's name for CRC32 of the key modulo the number of partitions."""
+
+_ASK_SECONDS: Final = 3.0
 
 FLIGHT: Final = {
     "Carrier": "UA",
@@ -149,12 +151,18 @@ def reader(settings: Settings) -> Iterator[Consumer]:
         consumer.close()
 
 
-def prove(settings: Settings, deployment: int, timeout_seconds: float) -> tuple[list[str], float]:
+def prove(
+    settings: Settings,
+    deployment: int,
+    timeout_seconds: float,
+    illness: Callable[[], str | None] = lambda: None,
+) -> tuple[list[str], float]:
     """Sends canaries and waits until `deployment` has answered each of them on the response topic.
 
     Returns their UUIDs and the seconds that took. A partition's time runs anew with each answer of `deployment` to any
-    request in it: what was asked before the canary comes first, after an outage thousands. Raises BrokerError where
-    Kafka does not answer, CanaryError, naming the partitions, when nothing came for `timeout_seconds`.
+    request in it: what was asked before the canary comes first, after an outage thousands. `illness` is asked every few
+    seconds whether there is any point in waiting. Raises BrokerError where Kafka does not answer, CanaryError with the illness,
+    or, naming the partitions, when nothing came for `timeout_seconds`.
     """
     from confluent_kafka import TopicPartition
 
@@ -165,12 +173,17 @@ def prove(settings: Settings, deployment: int, timeout_seconds: float) -> tuple[
         begin = time.monotonic()
         waiting = {uuid: partition for partition, uuid in enumerate(uuids)}
         deadlines = dict.fromkeys(waiting.values(), begin + timeout_seconds)
+        asked = begin
         while waiting:
             message = consumer.poll(0.2)
             answer = _answer(message) if message is not None and message.error() is None else {}
             if answer.get("Deployment") == deployment:
                 waiting.pop(answer.get("UUID", ""), None)
                 deadlines[answer.get("RequestPartition", -1)] = time.monotonic() + timeout_seconds
+            if time.monotonic() > asked + _ASK_SECONDS:
+                if (reason := illness()) is not None:
+                    raise CanaryError(reason)
+                asked = time.monotonic()
             silent = sorted(number for number in waiting.values() if time.monotonic() > deadlines[number])
             if silent:
                 raise CanaryError(

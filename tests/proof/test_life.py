@@ -163,6 +163,14 @@ def test_a_burnt_session_and_a_restarted_server_are_repaired(engines: Stack) -> 
     assert faults.answering(engines.settings) == {serving(engines).generation}
 
 
+def test_nobody_waits_for_the_canaries_of_a_query_that_died(engines: Stack) -> None:
+    patient = engines.settings.model_copy(update={"canary_timeout_seconds": 3600.0})
+    run = control._Run(patient, store.connect(patient))
+    engine.stop_session(engines.settings, serving(engines).session_id)
+    with pytest.raises(PredictorError, match="gone from the Spark Connect server"):
+        run._prove(serving(engines))
+
+
 # --- swaps under traffic ---------------------------------------------------------------------------------------------
 
 

@@ -238,6 +238,7 @@ class _Run:
         """The same model on the same checkpoint: nothing is lost, and at most one batch is answered again."""
         log.warning("deployment %d is ill: %s", ill.generation, illness)
         engine.verify(self.settings, ill.version)
+        engine.await_server(self.settings)  # it may have died a moment ago
         candidate = self._claim(ill.version, ill.checkpoint)
         engine.stop_session(self.settings, ill.session_id)
         try:
@@ -301,7 +302,10 @@ class _Run:
         """Seconds until the canaries were answered; where they are not, the query's own exception is the reason."""
         try:
             self.canaries, seconds = canary.prove(
-                self.settings, deployment.generation, self.settings.canary_timeout_seconds
+                self.settings,
+                deployment.generation,
+                self.settings.canary_timeout_seconds,
+                lambda: engine.illness(self.settings, deployment),
             )
         except canary.BrokerError:
             raise

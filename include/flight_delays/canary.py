@@ -161,8 +161,8 @@ def prove(
 
     Returns their UUIDs and the seconds that took. A partition's time runs anew with each answer of `deployment` to any
     request in it: what was asked before the canary comes first, after an outage thousands. `illness` is asked every few
-    seconds whether there is any point in waiting. Raises BrokerError where Kafka does not answer, CanaryError with the illness,
-    or, naming the partitions, when nothing came for `timeout_seconds`.
+    seconds whether there is any point in waiting. Raises BrokerError where Kafka does not answer, CanaryError with the
+    illness, or, naming the partitions, when nothing came for `timeout_seconds`.
     """
     from confluent_kafka import TopicPartition
 

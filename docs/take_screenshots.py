@@ -53,6 +53,7 @@ def airflow(browser: Browser) -> None:
     page.fill("input[name=username]", "admin")
     page.fill("input[name=password]", load_secrets(settings).airflow_password)
     page.click("button[type=submit]")
+    page.wait_for_url(lambda url: "/auth/" not in url)  # else the next page comes before the login's cookie
     page.goto(f"{base}/dags")
     page.wait_for_selector(f"text={DagId.HEALTH}", timeout=30_000)
     page.wait_for_timeout(2500)

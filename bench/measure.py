@@ -16,14 +16,13 @@ from bench import life
 from bench import original as original_way
 from bench.installation import Installation, until
 from bench.kafka import Kafka, Offsets, requests
+from bench.life import RATE
 from bench.traffic import Exchange, percentile, records_flights, send
 from flight_delays import predictor, registry
 from flight_delays.contract import RESPONSE_TOPIC, Collection
 from flight_delays.names import DagId
 from flight_delays.settings import Settings
 
-RATE: Final = 10.0
-"""Requests a second, where nothing else is said."""
 MODES: Final = (
     REALTIME := "real-time mode, 10/s",
     BUSY := "real-time mode, 200/s",

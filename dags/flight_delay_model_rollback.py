@@ -13,12 +13,13 @@ from airflow.sdk import Metadata, Param, dag, task
 
 from flight_delays import training
 from flight_delays.names import AssetName, DagId, Tag, asset, default_args
+from flight_delays.registry import VERSION_PATTERN
 
 MODEL = asset(AssetName.MODEL)
 VERSION = Param(
     training.PREVIOUS,
     type="string",
-    pattern=r"^\s*(previous|\d{8}T\d{6}Z-[0-9a-f]{8})\s*$",
+    pattern=rf"^\s*(previous|{VERSION_PATTERN})\s*$",
     description="previous, or a version as `make models` and the folder models/ name it",
 )
 

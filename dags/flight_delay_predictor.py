@@ -1,6 +1,6 @@
 """Starts, watches, repairs, replaces and stops the predictor; flight_delay_predictor.md beside this file explains."""
 # mypy: disable-error-code="call-arg, arg-type, attr-defined"
-# TaskFlow hands context arguments (params, dag_run, triggering_asset_events) to a task itself.
+# TaskFlow hands context arguments (params, run_id, triggering_asset_events) to a task itself.
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 from airflow.sdk import AssetWatcher, Metadata, Param, TriggerRule, dag, task
 
-from flight_delays.names import KAFKA_CONNECTION, AssetName, DagId, Tag, asset, default_args
+from flight_delays.names import KAFKA_CONNECTION, Action, AssetName, DagId, Tag, asset, default_args
+from flight_delays.registry import VERSION_PATTERN
 from flight_delays.settings import get_settings
 from flight_delays_airflow.plugin import SparkUiLink
 from flight_delays_airflow.watch import PredictorWatch
@@ -20,15 +21,15 @@ PREDICTOR = asset(AssetName.PREDICTOR)
 ALARM = asset(AssetName.ALARM, watchers=[AssetWatcher(name="predictor_watch", trigger=PredictorWatch())])
 PARAMS = {
     "action": Param(
-        "reconcile",
+        Action.RECONCILE.value,
         type="string",
-        enum=["reconcile", "start", "restart", "deploy", "stop"],
+        enum=[action.value for action in Action],
         description="reconcile brings about what is recorded; only start, restart and deploy end a stop",
     ),
     "version": Param(
         None,
         type=["null", "string"],
-        pattern=r"^\d{8}T\d{6}Z-[0-9a-f]{8}$",
+        pattern=f"^{VERSION_PATTERN}$",
         description="For deploy: a version, as `make models` and the folder models/ name it",
     ),
 }

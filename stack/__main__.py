@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from flight_delays.names import Action
 from flight_delays.settings import get_settings
 from stack import console
 from stack.secrets import load_secrets
@@ -30,7 +31,7 @@ def main() -> None:  # noqa: PLR0912, PLR0915 - one branch a command
     ):
         commands.add_parser(name, help=text)
     acting = commands.add_parser("predictor", help="start, stop, restart or deploy")
-    acting.add_argument("action", choices=["start", "stop", "restart", "deploy", "reconcile"], metavar="ACTION")
+    acting.add_argument("action", choices=[each.value for each in Action], metavar="ACTION")
     acting.add_argument("version", nargs="?")
     commands.add_parser("predictions", help="show the last answers").add_argument("--count", type=int, default=5)
     commands.add_parser("logs", help="follow the logs").add_argument("service", nargs="?")

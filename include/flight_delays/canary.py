@@ -16,6 +16,7 @@ from flight_delays.features import date_parts
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+    from confluent_kafka.admin import AdminClient
     from pymongo.database import Database
 
     from flight_delays.settings import Settings
@@ -24,6 +25,7 @@ PARTITIONER: Final = "consistent"
 """librdkafka's name for CRC32 of the key modulo the number of partitions."""
 
 _ASK_SECONDS: Final = 3.0
+"""How often `prove` asks whether the query that it waits for still lives."""
 
 FLIGHT: Final = {
     "Carrier": "UA",
@@ -116,7 +118,7 @@ def ends(settings: Settings, topic: str) -> list[int]:
 
 
 def partitions_of(
-    client: Consumer | Producer, settings: Settings, topic: str, timeout_seconds: float = 5
+    client: AdminClient | Consumer | Producer, settings: Settings, topic: str, timeout_seconds: float = 5
 ) -> list[TopicPartition]:
     """The partitions of the topic, in their order. Raises BrokerError where there is none."""
     from confluent_kafka import KafkaException, TopicPartition

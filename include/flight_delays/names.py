@@ -40,6 +40,19 @@ class AssetName(StrEnum):
     PREDICTOR = "flight_delay_predictor"
 
 
+class Action(StrEnum):
+    """What may be asked of the predictor, by the parameter `action` of its DAG."""
+
+    RECONCILE = "reconcile"
+    """Bring about what is recorded: assets, repairs and `make up` ask for this; it does not end a person's stop."""
+    START = "start"
+    RESTART = "restart"
+    """A new query on a new checkpoint beside the old one, which stops once the new one answers."""
+    DEPLOY = "deploy"
+    """Move the pointer to a version, then as `START`."""
+    STOP = "stop"
+
+
 class Tag(StrEnum):
     """The tags by which the DAGs are found in Airflow's UI."""
 

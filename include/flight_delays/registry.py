@@ -36,7 +36,9 @@ STAGING = ".staging"
 STAGING_DAYS = 2
 """Staging folders older than this belong to no run any more (a training run ends within hours)."""
 
-_VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+VERSION_PATTERN = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
+"""A version's name, as a regular expression."""
+_VERSION = re.compile(VERSION_PATTERN)
 
 
 class RegistryError(RuntimeError):

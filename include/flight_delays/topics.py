@@ -39,11 +39,3 @@ def ensure_topics(admin: AdminClient, settings: Settings) -> list[str]:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
     return created
-
-
-def partitions(admin: AdminClient, topic: str) -> int:
-    """How many partitions the topic has. Raises RuntimeError where there is no such topic."""
-    metadata = admin.list_topics(topic, timeout=10).topics[topic]
-    if metadata.error is not None:
-        raise RuntimeError(f"Kafka has no topic {topic}; the DAG flight_delay_predictor creates it ({metadata.error})")
-    return len(metadata.partitions)

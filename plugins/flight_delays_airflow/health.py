@@ -21,14 +21,14 @@ def begin(settings: Settings) -> dict[str, Any]:
 
     # Airflow imports what lies in plugins/ into every one of its processes: so only what is needed, when it is.
     from flight_delays import canary, predictor
-    from flight_delays.topics import partitions
 
     deployment = predictor.check(settings)
     if deployment is None:
         raise AirflowSkipException("no predictor was deployed yet, or a person stopped it")
     _forget_the_past()
     admin = KafkaAdminClientHook().get_conn
-    return {"uuids": canary.canary_ids(partitions(admin, REQUEST_TOPIC)), "deployment": deployment.generation}
+    found = canary.partitions_of(admin, settings, REQUEST_TOPIC)
+    return {"uuids": canary.canary_ids(len(found)), "deployment": deployment.generation}
 
 
 def finish(settings: Settings, begun: dict[str, Any]) -> float:

@@ -80,8 +80,8 @@ def run_dag(line: Stack, dag_id: DagId, conf: dict[str, Any] | None = None, seco
     run_id = api.trigger(dag_id, conf)
 
     def ended() -> str | None:
-        [run] = [run for run in api.runs(dag_id, 10) if run["dag_run_id"] == run_id]
-        return None if run["state"] in ACTIVE else str(run["state"])
+        state = str(api.run(dag_id, run_id)["state"])
+        return None if state in ACTIVE else state
 
     state = until(ended, seconds, f"the end of {dag_id}")
     return {task["task_id"]: task["state"] for task in api.tasks(dag_id, run_id)} | {"run": state}

@@ -2,7 +2,8 @@
 how illness is seen (`watch`), what happened (`events`) and how it does now (`live`).
 """
 
-from flight_delays.predictor.control import Action, Outcome, Result, act, reconcile
+from flight_delays.names import Action
+from flight_delays.predictor.control import Outcome, Result, act, reconcile
 from flight_delays.predictor.engine import check, ping
 from flight_delays.predictor.live import Condition, Status, rows, status
 from flight_delays.predictor.state import (

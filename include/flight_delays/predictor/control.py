@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from flight_delays import canary, registry, store, training
 from flight_delays.contract import REQUEST_TOPIC
+from flight_delays.names import Action
 from flight_delays.predictor import engine
 from flight_delays.predictor.events import Event, Kind, record
 from flight_delays.predictor.state import (
@@ -35,19 +36,6 @@ if TYPE_CHECKING:
     from flight_delays.settings import Settings
 
 log = logging.getLogger(__name__)
-
-
-class Action(StrEnum):
-    """What may be asked for."""
-
-    RECONCILE = "reconcile"
-    """Bring about what is recorded: assets, repairs and `make up` ask for this; it does not end a person's stop."""
-    START = "start"
-    RESTART = "restart"
-    """A new query on a new checkpoint beside the old one, which stops once the new one answers."""
-    STOP = "stop"
-    DEPLOY = "deploy"
-    """Move the pointer to a version, then as `START`."""
 
 
 class Result(StrEnum):

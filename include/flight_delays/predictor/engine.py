@@ -87,12 +87,11 @@ def verify(settings: Settings, version: str) -> None:
 def start(settings: Settings, deployment: Deployment, starting_offsets: str) -> Deployment:
     """Starts the deployment's query; returns it with the query's ids.
 
-    `starting_offsets` ("earliest" or JSON) count only on a new checkpoint. Raises ModelError where the model cannot be
-    loaded, PredictorError where the server does not answer or Spark refuses.
+    `starting_offsets` ("earliest" or JSON) count only on a new checkpoint. The caller has verified the version. Raises
+    ModelError where the model cannot be loaded, PredictorError where the server does not answer or Spark refuses.
     """
     from spark_jobs import streaming_predictor
 
-    verify(settings, deployment.version)
     checkpoint = settings.checkpoints / deployment.checkpoint
     log.info(
         "starting deployment %d: model %s, checkpoint %s, offsets %s",

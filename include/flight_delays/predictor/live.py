@@ -20,6 +20,7 @@ from flight_delays.canary import BrokerError, partitions_of, reader
 from flight_delays.contract import REQUEST_TOPIC, Collection
 from flight_delays.predictor.events import Event, last_events
 from flight_delays.predictor.state import PredictorError, State, Wanted, read_state
+from flight_delays.predictor.watch import UNDER_WAY_SECONDS
 from flight_delays.registry import Pointer, RegistryError, read_pointer
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 WINDOW: Final = dt.timedelta(minutes=5)
 LATEST: Final = 1000
 """So many documents of a collection are looked at, from its end."""
-BEGUN: Final = dt.timedelta(seconds=60)
+BEGUN: Final = dt.timedelta(seconds=UNDER_WAY_SECONDS)
 """Within this time after a promotion a run begins to deploy the new champion."""
 SILENT: Final = dt.timedelta(seconds=60)
 """A request that waits for longer is one that the predictor does not answer."""

@@ -8,6 +8,7 @@ lost or answered differently, where two queries answer, or none.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 import time
@@ -46,15 +47,17 @@ FULL_SECONDS = 20
 JUMPS = (3600, -3600, 0)
 STOPPED_SECONDS = 20
 AWAY_SECONDS = 300
+REST_SECONDS = 5
 SECOND_MODEL = {"force": True, "trees": 10, "depth": 8, "seed": 7}
 REPORT = PROJECT / "docs" / "reliability.md"
 
 
 def main() -> None:
-    """Runs the proof and writes the report; `--rate` and `--requests` make it longer or shorter."""
+    """Runs the proof and writes the report; with `--only`, the faults whose name it matches, and prints it."""
     parser = argparse.ArgumentParser(prog="python -m tests.proof", description=str(__doc__).partition("\n")[0])
     parser.add_argument("--rate", type=float, default=10, help="flights a second")
     parser.add_argument("--requests", type=int, default=10_000, help="send at least so many")
+    parser.add_argument("--only", default="", metavar="REGEX", help="no report then, but a table of these faults")
     options = parser.parse_args()
     if missing := faults.missing_means():
         sys.exit(f"The proof needs {missing}.")
@@ -68,14 +71,18 @@ def main() -> None:
             try:
                 with clock.worn():
                     up(settings)
-                phases, witness, verdict = prove(stack, clock, options.rate, options.requests)
+                phases, witness, verdict = prove(stack, clock, options)
             finally:
                 clock.jump(0)
                 if stack.supervisor.running():
                     down(settings)
             left = faults.orphans(home, 0)
-    REPORT.write_text(report(phases, witness.exchanges, verdict, options.rate, left))
-    say(f"{REPORT} written")
+    text = report(phases, witness.exchanges, verdict, options.rate, left)
+    if options.only:
+        say(text)
+    else:
+        REPORT.write_text(text)
+        say(f"{REPORT} written")
     if not verdict.clean or left:
         sys.exit(f"The proof failed: {verdict}, processes left behind: {left}")
 
@@ -164,51 +171,70 @@ def airflow_away(stack: Stack, seconds: float) -> None:
     assert (states["run"], settled(stack).generation) == ("success", before.generation), states
 
 
-def prove(stack: Stack, clock: Clock, rate: float, requests: int) -> tuple[list[Phase], Witness, Verdict]:
-    """All faults, one after the other, each ended by an answer to a flight that left after it."""
-    witness = Witness(stack.settings, stack.web_url, rate=rate)
+def faults_of(stack: Stack, clock: Clock) -> list[tuple[str, Callable[[], object]]]:
+    """Every fault in its order: its name, and what is done. It is over when a flight that left after it is answered."""
+
+    def killed(*victims: str) -> tuple[str, Callable[[], object]]:
+        return f"kill -9 {' and '.join(victims)}", lambda: faults.kill(stack, *victims)
+
+    def frozen(victim: str) -> tuple[str, Callable[[], object]]:
+        return f"SIGSTOP {victim}, {FROZEN_SECONDS} s", lambda: faults.freeze(stack, victim, FROZEN_SECONDS)
+
+    def full(service: str) -> tuple[str, Callable[[], object]]:
+        return f"disk full: {service}, {FULL_SECONDS} s", lambda: faults.fill_disk_of(stack, service, FULL_SECONDS)
+
+    def jumped(seconds: int) -> tuple[str, Callable[[], object]]:
+        name = f"clock of all processes off by {seconds / 3600:+.0f} h" if seconds else "clock right again"
+        return name, lambda: jump(clock, seconds)
+
+    return [
+        ("nothing, for a minute", lambda: time.sleep(60)),
+        *(killed(victim) for victim in KILLED),
+        *(killed(*victims) for victims in PAIRS),
+        *(frozen(victim) for victim in KILLED),
+        *(full(service) for service in ("kafka", "mongo")),
+        *(jumped(seconds) for seconds in JUMPS),
+        ("the model is swapped", lambda: swapped(stack)),
+        ("it is swapped, kill -9 of Airflow's scheduler", lambda: interrupted(stack, "airflow-scheduler")),
+        ("it is swapped, kill -9 of Spark Connect", lambda: interrupted(stack, "spark-connect")),
+        ("three deployments at once", lambda: three_at_once(stack)),
+        (f"stopped by a person for {STOPPED_SECONDS} s", lambda: stopped_for(stack, STOPPED_SECONDS)),
+        (f"all of Airflow down, {AWAY_SECONDS} s", lambda: airflow_away(stack, AWAY_SECONDS)),
+        ("make down, make up", lambda: down_and_up(stack.settings, clock)),
+    ]
+
+
+def jump(clock: Clock, seconds: int) -> None:
+    """Sets the clock of all processes off, and lets them notice."""
+    clock.jump(seconds)
+    time.sleep(15)
+
+
+def prove(stack: Stack, clock: Clock, options: argparse.Namespace) -> tuple[list[Phase], Witness, Verdict]:
+    """The faults that `options.only` matches, one after the other, while flights flow."""
+    witness = Witness(stack.settings, stack.web_url, rate=options.rate)
     phases: list[Phase] = []
 
-    def phase(name: str, fault: Callable[[], object], rest: float = 5) -> None:
+    def phase(name: str, fault: Callable[[], object]) -> None:
         say(name)
         current = Phase(name)
         fault()
         faults.recovered(witness, time.monotonic())
         current.end = time.monotonic()
         phases.append(current)
-        time.sleep(rest)
+        time.sleep(REST_SECONDS)
 
     if (states := run_dag(stack, DagId.TRAINING, SECOND_MODEL, seconds=600))["run"] != "success":
         raise RuntimeError(f"the second training failed: {states}")
     settled(stack)
     witness.start()
     try:
-        phase("nothing, for a minute", lambda: time.sleep(60))
-        for victims in (*((victim,) for victim in KILLED), *PAIRS):
-            phase(f"kill -9 {' and '.join(victims)}", lambda victims=victims: faults.kill(stack, *victims))
-        for victim in KILLED:
-            phase(
-                f"SIGSTOP {victim}, {FROZEN_SECONDS} s",
-                lambda victim=victim: faults.freeze(stack, victim, FROZEN_SECONDS),
-            )
-        for service in ("kafka", "mongo"):
-            phase(
-                f"disk full: {service}, {FULL_SECONDS} s",
-                lambda service=service: faults.fill_disk_of(stack, service, FULL_SECONDS),
-            )
-        for seconds in JUMPS:
-            name = f"clock of all processes off by {seconds / 3600:+.0f} h" if seconds else "clock right again"
-            phase(name, lambda seconds=seconds: clock.jump(seconds), rest=20)
-        phase("the model is swapped", lambda: swapped(stack))
-        phase("it is swapped, kill -9 of Airflow's scheduler", lambda: interrupted(stack, "airflow-scheduler"))
-        phase("it is swapped, kill -9 of Spark Connect", lambda: interrupted(stack, "spark-connect"))
-        phase("three deployments at once", lambda: three_at_once(stack))
-        phase(f"stopped by a person for {STOPPED_SECONDS} s", lambda: stopped_for(stack, STOPPED_SECONDS))
-        phase(f"all of Airflow down, {AWAY_SECONDS} s", lambda: airflow_away(stack, AWAY_SECONDS))
-        phase("make down, make up", lambda: down_and_up(stack.settings, clock))
-        missing = requests - len(witness.exchanges)
-        if missing > 0:
-            phase(f"nothing, until {requests:,} are sent", lambda: time.sleep(missing / rate))
+        for name, fault in faults_of(stack, clock):
+            if re.search(options.only, name):
+                phase(name, fault)
+        missing = options.requests - len(witness.exchanges)
+        if missing > 0 and not options.only:
+            phase(f"nothing, until {options.requests:,} are sent", lambda: time.sleep(missing / options.rate))
     finally:
         witness.finish()
     answering = faults.answering(stack.settings)

@@ -29,7 +29,7 @@ from flight_delays.settings import LOOPBACK, get_settings
 FIELDS: Final = ("Carrier", "FlightDate", "FlightNum", "Origin", "Dest", "DepDelay")
 _POST_SECONDS: Final = 30.0
 _FIRST_PAUSE_SECONDS: Final = 0.05
-_LAST_PAUSE_SECONDS: Final = 1.0
+_LAST_PAUSE_SECONDS: Final = 5.0
 
 
 @dataclass(slots=True)
@@ -142,7 +142,8 @@ async def _submit(session: aiohttp.ClientSession, one: Exchange) -> None:
 
 
 async def _await_answer(session: aiohttp.ClientSession, one: Exchange, seconds: float, poll_seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+    begin = time.monotonic()
+    deadline = begin + seconds
     pause = _FIRST_PAUSE_SECONDS
     place = f"{SUBMIT_PATH}/response/{one.uuid}"
     while (left := deadline - time.monotonic()) > 0:
@@ -158,7 +159,9 @@ async def _await_answer(session: aiohttp.ClientSession, one: Exchange, seconds: 
                         return
         if time.monotonic() - asked < wait:  # an error, or more wait than the web app can hold: not at once again
             await asyncio.sleep(pause)
-            pause = min(pause * 2, _LAST_PAUSE_SECONDS)
+            # As the page does: it asks less often the longer it waits.
+            longest = min(max(1.0, (time.monotonic() - begin) / 10), _LAST_PAUSE_SECONDS)
+            pause = min(pause * 2, longest)
 
 
 def percentile(values: Iterable[float], share: float) -> float:

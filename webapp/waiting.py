@@ -16,6 +16,8 @@ from flight_delays.store import Answer, find_answer
 
 FIRST_LOOK_SECONDS: Final = 0.003
 LAST_LOOK_SECONDS: Final = 0.05
+ASKED_A_SECOND: Final = 1000
+"""No more answers than these are asked for: in an outage many wait, and what repairs it needs the processor."""
 
 
 class Waiting:
@@ -77,7 +79,7 @@ class Waiting:
             turn += 1
             # Most answers take ten milliseconds; what takes a second may take longer.
             age = time.monotonic() - newest
-            time.sleep(min(LAST_LOOK_SECONDS, max(FIRST_LOOK_SECONDS, age / 20)))
+            time.sleep(min(LAST_LOOK_SECONDS, max(FIRST_LOOK_SECONDS, age / 20, len(waiting) / ASKED_A_SECOND)))
 
     def _look(self, waiting: dict[Future[Answer], str], turn: int) -> dict[str, Answer]:
         """Predictions of all in one query by `_id`; rejections, which are rare, of one request at a time in turn.

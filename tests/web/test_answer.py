@@ -19,6 +19,7 @@ from flight_delays.registry import METADATA, Metadata, Params, Period, Scores
 from tests.web.form import RESPONSE
 from webapp import create_app
 from webapp.services import Services
+from webapp.waiting import Waiting
 
 pytestmark = pytest.mark.integration
 
@@ -175,6 +176,27 @@ def test_waiting_requests_leave_threads_to_others(stack: Any, mongo: Database[di
     assert all(thread.is_alive() for thread in held)  # answered while they still wait
     for thread in held:
         thread.join()
+
+
+def test_many_that_wait_in_vain_cost_little(mongo: Database[dict[str, Any]]) -> None:
+    """In an outage new requests arrive and none is answered: what repairs it needs the processor."""
+    looks = []
+
+    def database() -> Database[dict[str, Any]]:
+        looks.append(time.monotonic())
+        return mongo
+
+    waiting = Waiting(database, limit=48)
+    held = [threading.Thread(target=waiting.wait, args=(str(uuid4()), 3)) for _ in range(40)]
+    for thread in held:
+        thread.start()
+        time.sleep(0.05)
+    for thread in held:
+        thread.join()
+
+    # It waits for the database twice a look; without a bound it would do so 300 times a second.
+    begin = looks[0] + 2.1  # all forty wait, and the last has done so for less than a second
+    assert 2 <= sum(begin <= look <= begin + 0.8 for look in looks) <= 0.8 * 2 * 1000 / 40 + 4
 
 
 @pytest.mark.parametrize("wait", ["abc", "nan", "-1", ""])

@@ -6,6 +6,7 @@ const PATIENCE_MS = 10_000; // then the page says that no answer came, and keeps
 const GIVE_UP_MS = 600_000;
 const LONGEST_WAIT_S = 20;
 const RETRY_MS = 1_000;
+const LONGEST_RETRY_MS = 5_000;
 
 const form = document.getElementById("flight");
 const byId = (id) => document.getElementById(id);
@@ -119,8 +120,9 @@ async function poll(place, id, startedAt, signal) {
         problem = "The web app does not answer";
       }
       if (problem) complain(`${problem}. The request was accepted; this page keeps looking.`);
-      // A busy server, or one that is away, answers early: leave it time.
-      if (performance.now() - askedAt < RETRY_MS) await pause(RETRY_MS);
+      // A busy server, or one that is away, answers early: leave it time, the more the longer this takes.
+      const rest = Math.min(Math.max(RETRY_MS, waited() / 10), LONGEST_RETRY_MS);
+      if (performance.now() - askedAt < RETRY_MS) await pause(rest);
       if (signal.aborted) return undefined;
     }
     say("");

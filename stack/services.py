@@ -323,6 +323,9 @@ def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:
         "SCHEDULER__USE_JOB_SCHEDULE": True,
         # A task whose worker was killed is tried again after this many seconds; it gives a sign of life every 5.
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": 60,
+        # That holds for this scheduler's tasks. A killed one's are looked for when the next one starts, which is too
+        # early (it counts as alive for 30 s), and then so often: by default every 5 minutes.
+        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": 10,
         "USAGE_DATA_COLLECTION__ENABLED": False,
     }
     spark = {

@@ -32,8 +32,11 @@ CHAIN = (DagId.RECORDS, DagId.DISTANCES, DagId.CONTEXT, DagId.TRAINING, DagId.PR
 """The DAGs that lead to a serving predictor."""
 
 
-def up(settings: Settings) -> None:
-    """Starts what does not run yet and returns once a flight came back predicted. Raises StepFailedError."""
+def up(settings: Settings, months: str | None = None) -> None:
+    """Starts what does not run yet and returns once a flight came back predicted. Raises StepFailedError.
+
+    `months`, such as "2013-07..2013-12": the first model learns from these alone; default: all.
+    """
     begin = time.monotonic()
     with locked(settings):
         with step("state") as current:  # before anything else makes folders of the home
@@ -56,7 +59,7 @@ def up(settings: Settings) -> None:
             with step(
                 "predictor", hint="open Airflow, look at the failed task's log, mend, and `make up` again"
             ) as current:
-                await_predictor(settings, api, current)
+                await_predictor(settings, api, current, months)
             with step("prediction", log=supervisor.logs / "spark-connect.log", hint="make status") as current:
                 current.say("a flight is on its way")
                 prediction = submit_flight(settings, ANSWER_SECONDS)
@@ -229,8 +232,8 @@ def refuse_stopped(settings: Settings, api: AirflowApi) -> None:
         )
 
 
-def await_predictor(settings: Settings, api: AirflowApi, current: Step) -> None:
-    """Triggers what leads to a serving predictor, where it is not under way, and follows the runs.
+def await_predictor(settings: Settings, api: AirflowApi, current: Step, months: str | None = None) -> None:
+    """Triggers what leads to a serving predictor, where it is not under way, and follows the runs; `months` as in `up`.
 
     Where a champion is there already, the run that it triggers itself decides: the watch may have triggered others,
     too early, while the services started.
@@ -242,7 +245,7 @@ def await_predictor(settings: Settings, api: AirflowApi, current: Step) -> None:
     if champion is not None:
         mine = api.trigger(DagId.PREDICTOR)
     elif not set(active) - {DagId.PREDICTOR}:
-        api.trigger(DagId.RECORDS, {"announce_unchanged": True})
+        api.trigger(DagId.RECORDS, {"announce_unchanged": True, "months": months})
     if champion is not None and not settings.weather.is_dir():  # the state is of an older release, or from a backup
         api.trigger(DagId.CONTEXT, {"announce": False})
     deadline = time.monotonic() + CHAIN_SECONDS

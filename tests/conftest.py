@@ -246,12 +246,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The whole line as `make up` leaves it: Airflow has downloaded, trained and deployed."""
+    """The whole line as `make up` leaves it: Airflow has downloaded, trained (on half a year) and deployed."""
     settings = settings_in(tmp_path_factory.mktemp("line"), 12_000)
     secrets = load_secrets(settings)
     supervisor = Supervisor(settings, secrets)
     try:
-        up(settings)
+        up(settings, months="2013-07..2013-12")
         yield Stack(settings, supervisor, secrets)
     finally:
         if supervisor.running():

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
+if TYPE_CHECKING:
+    from flight_delays.settings import Settings
+
 
 class PredictorWatch(BaseEventTrigger):
-    """Looks every `interval` seconds, for ever; an event is an illness: `part` and `reason`, see predictor.watch."""
+    """Looks every `interval` seconds, and when the Spark Connect server dies, for ever.
+
+    An event is an illness: `part` and `reason`, see predictor.watch.
+    """
 
     def __init__(self, interval: float = 10) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -25,13 +32,29 @@ class PredictorWatch(BaseEventTrigger):
         from flight_delays.predictor import watch
         from flight_delays.settings import get_settings
 
-        patience = watch.Patience()
+        settings, patience = get_settings(), watch.Patience()
         while True:
-            illness = await asyncio.to_thread(watch.look, get_settings())
+            illness = await asyncio.to_thread(watch.look, settings)
             alarm = patience.alarm(illness)
             if illness is not None:
                 self.log.warning("%s%s: %s", "alarm: " if alarm else "", illness.part.value, illness.reason)
                 if alarm:
                     event = {"part": illness.part.value, "reason": illness.reason}
                     yield TriggerEvent(event)  # type: ignore[no-untyped-call]
-            await asyncio.sleep(self.interval)
+            await self._rest(settings)
+
+    async def _rest(self, settings: Settings) -> None:
+        """Returns after `interval` seconds, or within one when the server is gone that was there before.
+
+        Airflow takes some seconds to begin a repair, the server some to come back: so both do at the same time.
+        """
+        from flight_delays.predictor import engine
+
+        end = time.monotonic() + self.interval
+        was_there = False
+        while time.monotonic() < end:
+            is_there = await asyncio.to_thread(engine.listens, settings)
+            if was_there and not is_there:
+                return
+            was_there = is_there
+            await asyncio.sleep(1)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from flight_delays import registry, store
 from flight_delays.predictor.state import Deployment, PredictorError, Wanted, read_state
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DEFAULT_PORT: Final = 15002
+"""Spark Connect's, where the URL names none."""
 QUERY_NAME: Final = "flight_delay_predictor"
 SPARK_USER: Final = "flight_delays"
 
@@ -33,17 +37,32 @@ class ModelError(PredictorError):
 
 
 def ping(settings: Settings) -> None:
-    """Raises PredictorError where the Spark Connect server does not answer within 5 s."""
+    """Raises PredictorError where the Spark Connect server does not answer within 5 s, or nobody listens there."""
     import grpc
 
-    address = settings.spark_connect_url.removeprefix("sc://").split("/")[0]
+    address = _address(settings)
+    silent = PredictorError(f"the Spark Connect server does not answer at {address} (FLIGHTS_SPARK_CONNECT_URL)")
+    if not listens(settings):
+        raise silent
     with grpc.insecure_channel(address) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=5)
         except grpc.FutureTimeoutError as error:
-            raise PredictorError(
-                f"the Spark Connect server does not answer at {address} (FLIGHTS_SPARK_CONNECT_URL)"
-            ) from error
+            raise silent from error
+
+
+def listens(settings: Settings) -> bool:
+    """Whether somebody takes connections at the Spark Connect server's address: of a dead one, told in no time."""
+    url = urlsplit(settings.spark_connect_url)
+    try:
+        with socket.create_connection((url.hostname, url.port or DEFAULT_PORT), timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _address(settings: Settings) -> str:
+    return urlsplit(settings.spark_connect_url).netloc
 
 
 def await_server(settings: Settings, seconds: float = 60) -> None:

@@ -31,7 +31,7 @@ def machine() -> str:
         cpu = names[0] if names else cpu
     commit = _output("git", "rev-parse", "--short", "HEAD")
     changed = " with uncommitted changes" if _output("git", "status", "--porcelain", "--untracked-files=no") else ""
-    java = _output("java", "-version").splitlines()[0]
+    java = _output("java", "--version").splitlines()[0]
     memory = psutil.virtual_memory().total / 1024**3
     load = os.getloadavg()[0]
     return (
@@ -43,7 +43,7 @@ def machine() -> str:
 
 def _output(*command: str) -> str:
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
-    return (done.stdout or done.stderr).strip()  # `java -version` writes to the second
+    return done.stdout.strip()
 
 
 def write(results: Results, folder: Path) -> None:

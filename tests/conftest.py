@@ -91,6 +91,11 @@ def group_of(nodeid: str) -> str:
     return nodeid.partition("::")[0]
 
 
+def pytest_configure() -> None:
+    """A JVM of a test lives for a minute or two: until then its second compiler takes more time than it gives."""
+    os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the groups that take longest first, and refuses a test that would set up such a fixture once more."""
     order = list(GROUPS)

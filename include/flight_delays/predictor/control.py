@@ -278,7 +278,8 @@ class _Run:
             self._change(candidate=candidate)
             seconds = self._prove(candidate)
         except Exception as error:
-            with suppress(PredictorError):  # a server that is gone has no query; else the next run clears up
+            with suppress(PredictorError):  # where the server stays away, the next run clears up
+                engine.await_server(self.settings)
                 engine.stop_session(self.settings, candidate.session_id)
                 if not isinstance(error, OvertakenError):
                     self._change(candidate=None)

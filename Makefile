@@ -53,7 +53,7 @@ test: ## lint, types, unit, DAG, integration and browser tests
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 	@.venv/bin/python -m pytest -n 2 $(PYTEST)
 
-proof: ## break a whole installation in every way, for half an hour; writes docs/reliability.md (PROOF="--only swapped": some)
+proof: ## break a whole installation in every way, for 40 minutes; writes docs/reliability.md (PROOF="--only swapped": some)
 	@$(PYTHON) stack/bootstrap.py --dev
 	@.venv/bin/python -m tests.proof $(PROOF)
 

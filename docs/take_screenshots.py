@@ -48,6 +48,7 @@ def airflow(browser: Browser) -> None:
     """The list of the DAGs, the predictor's last good run, and the page Predictor."""
     settings = get_settings()
     page: Page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.add_init_script("""localStorage.setItem("default_dag_view", '"graph"')""")
     base = f"http://{LOOPBACK}:{settings.port_airflow}"
     page.goto(base)
     page.fill("input[name=username]", "admin")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from bench import report
 from bench.installation import Installation, installation, own_settings
-from bench.measure import QUICK, SECTIONS, Plan, Results
+from bench.measure import SECTIONS
+from bench.results import QUICK, Plan, Results
 from flight_delays.settings import PROJECT
 from stack import artifacts
 

@@ -9,20 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import takewhile
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from bench.installation import Installation, until
+from bench.results import RATE, Plan, Results
 from bench.traffic import Exchange, records_flights, send
 from flight_delays import predictor, registry
 from flight_delays.names import DagId
 from flight_delays.predictor.events import Kind, last_events
 from stack.airflow_api import ACTIVE
 
-if TYPE_CHECKING:
-    from bench.measure import Plan, Results
-
-RATE: Final = 10.0
-"""Requests a second, where nothing else is said."""
 COMPONENTS: Final = ("spark-connect", "kafka", "mongo", "sink")
 
 

@@ -16,7 +16,7 @@ from flight_delays.settings import PROJECT, Settings
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bench.measure import BatchDuration, Results
+    from bench.results import BatchDuration, Results
 
 _MARKS = {True: "reached", False: "**missed**", None: ""}
 

@@ -21,11 +21,8 @@ from flight_delays.contract import TOPICS
 from flight_delays.settings import Settings
 from stack.secrets import load_secrets
 from stack.services import services
-from stack.steps import StepFailedError
+from stack.steps import START, StepFailedError
 from stack.supervisor import Supervisor
-
-START = "make predictor ACTION=start"
-"""The command that ends a stop."""
 
 
 def status(settings: Settings) -> None:

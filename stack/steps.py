@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TAIL_LINES = 15
+START = "make predictor ACTION=start"
+"""The command that ends a stop, where a step says what to do."""
 
 
 class StepFailedError(Exception):

@@ -18,10 +18,9 @@ from flight_delays.names import DagId
 from flight_delays.settings import LOOPBACK, Settings
 from stack import artifacts, state
 from stack.airflow_api import ACTIVE, AirflowApi
-from stack.console import START
 from stack.secrets import Secrets, load_secrets
 from stack.services import BIN, Service, airflow_environment, inherited_environment, services
-from stack.steps import Step, StepFailedError, step
+from stack.steps import START, Step, StepFailedError, step
 from stack.supervisor import Supervisor
 
 SERVICE_SECONDS = 180

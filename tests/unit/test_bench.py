@@ -16,7 +16,7 @@ from aiohttp import web
 
 from bench import report, traffic
 from bench.kafka import requests
-from bench.measure import BatchDuration, Results
+from bench.results import BatchDuration, Results
 from flight_delays import contract
 
 FLIGHT = {

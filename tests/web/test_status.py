@@ -23,7 +23,8 @@ from flight_delays.predictor import live
 from flight_delays.predictor.events import Event, Kind, last_events, record
 from flight_delays.predictor.live import Condition, Status, status
 from flight_delays.predictor.state import Failure, State, Wanted, change_state
-from stack.console import START, predictor_status
+from stack.console import predictor_status
+from stack.steps import START
 from tests.conftest import Stack
 
 HOUR = dt.timedelta(hours=1)

@@ -46,19 +46,19 @@ def report(
     Asked are the answers to people since then, the newest first, or all of a `replay`. Returns `model`, `asked` and
     `trained` (numbers of flights), `distances`, and `unseen` (the share of flights with a value that training had
     not), also logged as a table; `distances` is empty below `at_least` flights. Raises DriftError above `alarm`
-    (0: never), and DataError where no model serves or its training data are gone.
+    (0: never), and DataError where no model serves that could be asked, or its training data are gone.
     """
     import pandas as pd
 
     champion = registry.read_pointer(models).champion
-    if champion is None:
-        raise DataError(f"There is no model yet: trigger the DAG {DagId.TRAINING}")
     columns = [*NUMBERS, *NAMED]
     asked = pd.DataFrame(islice(_asked(db, since, replay), _SAMPLE), columns=columns)
     found: dict[str, Any] = {"model": champion, "asked": len(asked), "distances": {}, "unseen": {}}
     if len(asked) < at_least:
         log.info("%d flights were asked about since %s: too few to judge (at least %d)", len(asked), since, at_least)
         return found
+    if champion is None:
+        raise DataError(f"There is no model yet: trigger the DAG {DagId.TRAINING}")
     trained = _trained(records, registry.load_metadata(models, champion).training)
     distances = quality.distances(asked, trained, NUMBERS, NAMED)
     unseen = {name: float((~asked[name].isin(trained[name].unique())).mean()) for name in NAMED}

@@ -142,3 +142,5 @@ def test_old_answers_and_too_few_are_not_judged(mongo: Database[dict[str, Any]],
     ask(mongo, november)
     later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
     assert drift.report(mongo, models, november, since=later, alarm=0.01)["asked"] == 0
+    # the first day of an installation: no model, no answers, and no failed run for a person to look into
+    assert drift.report(mongo, models / "none", november, since=later)["model"] is None

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import socket
+import threading
+import time
 
 from flight_delays.predictor.watch import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Illness, Part, Patience
+from flight_delays.settings import LOOPBACK, Settings
+from flight_delays_airflow.watch import PredictorWatch
 
 
 class Clock:
@@ -53,3 +59,22 @@ def test_each_part_has_its_own_patience() -> None:
     assert patience.alarm(Illness(Part.ANSWERS, "silent"))
     clock.now += 10
     assert patience.alarm(Illness(Part.QUERY, "gone")), "it was well when the answers were asked for"
+
+
+def seconds_of_rest(port: int, interval: float) -> float:
+    """How long the trigger rests while a Spark Connect server is, or is not, at the port."""
+    settings = Settings(spark_connect_url=f"sc://{LOOPBACK}:{port}")
+    begin = time.monotonic()
+    asyncio.run(PredictorWatch(interval)._rest(settings))
+    return time.monotonic() - begin
+
+
+def test_a_server_that_dies_ends_the_rest() -> None:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        port = server.getsockname()[1]
+        assert seconds_of_rest(port, 1.5) >= 1.5, "it was there all the time"
+        death = threading.Timer(1.5, server.close)
+        death.start()
+        assert 1 < seconds_of_rest(port, 60) < 30
+        death.join()
+    assert seconds_of_rest(port, 2.5) >= 2.5, "what was away before is nothing new"

@@ -8,8 +8,8 @@ STACK = .venv/bin/python -m stack
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
 
-up: ## start everything; ends with a predicted flight
-	@$(PYTHON) stack/bootstrap.py up
+up: ## start everything; ends with a predicted flight (MONTHS=2013-07..2013-12: a quicker first model)
+	@$(PYTHON) stack/bootstrap.py up $(if $(MONTHS),--months "$(MONTHS)")
 
 down: .venv ## stop everything; state stays
 	@$(STACK) down

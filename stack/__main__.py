@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flight_delays.names import Action
 from flight_delays.settings import get_settings
+from flight_delays.sources import DataError, month_range
 from stack import console
 from stack.secrets import load_secrets
 from stack.services import BIN, airflow_environment, inherited_environment
@@ -17,12 +18,19 @@ from stack.steps import StepFailedError, explain
 from stack.up import act, down, up
 
 
+def _months(text: str) -> str:
+    try:
+        month_range(text)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def main() -> None:  # noqa: PLR0912, PLR0915 - one branch a command
     """Runs one command; exit status 1, with what failed and what to do, where it fails."""
     parser = argparse.ArgumentParser(prog="make", description="The embedded stack.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
-        ("up", "start the stack; ends with a predicted flight"),
         ("down", "stop the stack"),
         ("status", "show processes, query, model and last canary"),
         ("models", "show the model versions, and why each serves or does not"),
@@ -30,6 +38,8 @@ def main() -> None:  # noqa: PLR0912, PLR0915 - one branch a command
         ("listen", "show the messages as they come"),
     ):
         commands.add_parser(name, help=text)
+    starting = commands.add_parser("up", help="start the stack; ends with a predicted flight")
+    starting.add_argument("--months", type=_months, help="the first model learns from these alone; default: all")
     acting = commands.add_parser("predictor", help="start, stop, restart or deploy")
     acting.add_argument("action", choices=[each.value for each in Action], metavar="ACTION")
     acting.add_argument("version", nargs="?")
@@ -46,7 +56,7 @@ def main() -> None:  # noqa: PLR0912, PLR0915 - one branch a command
     try:
         match options.command:
             case "up":
-                up(settings)
+                up(settings, options.months)
             case "down":
                 down(settings)
             case "status":

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from flight_delays.names import Action
-from flight_delays.settings import get_settings
+from flight_delays.settings import SettingsError, get_settings
 from flight_delays.sources import DataError, month_range
 from stack import console
 from stack.secrets import load_secrets
@@ -52,8 +52,8 @@ def main() -> None:  # noqa: PLR0912, PLR0915 - one branch a command
     commands.add_parser("clean", help="remove all state").add_argument("--yes", action="store_true")
     commands.add_parser("airflow", help="run Airflow's own command line").add_argument("rest", nargs=argparse.REMAINDER)
     options = parser.parse_args()
-    settings = get_settings()
     try:
+        settings = get_settings()
         match options.command:
             case "up":
                 up(settings, options.months)
@@ -82,6 +82,8 @@ def main() -> None:  # noqa: PLR0912, PLR0915 - one branch a command
             case "airflow":
                 environment = inherited_environment() | airflow_environment(settings, load_secrets(settings))
                 os.execve(BIN / "airflow", ["airflow", *options.rest], environment)
+    except SettingsError as error:
+        sys.exit(f"Settings that cannot be (README, Settings):\n{error}")
     except StepFailedError as error:
         sys.exit(explain(error))
     except KeyboardInterrupt:

@@ -7,11 +7,12 @@ use.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -19,16 +20,23 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 LOOPBACK = "127.0.0.1"
 
+PREFIX = "FLIGHTS_"
+"""Of the variables; but `MONGO_URI` and `MLFLOW_TRACKING_URI`."""
+
 BTS_URL = (
     "https://transtats.bts.gov/PREZIP/On_Time_Reporting_Carrier_On_Time_Performance_1987_present_{year}_{month}.zip"
 )
 """The Bureau of Transportation Statistics' monthly files; `month` is 1 .. 12."""
 
 
+class SettingsError(ValueError):
+    """Settings that cannot be: each by its variable's name, with the values it accepts."""
+
+
 class Settings(BaseSettings):
     """Everything that differs between two installations. Ports hold the final number, offset included."""
 
-    model_config = SettingsConfigDict(env_prefix="FLIGHTS_", extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, populate_by_name=True)
 
     home: Path = Field(default=PROJECT / "var", description="Folder of all state")
     port_offset: int = Field(default=0, ge=0, le=40_000, description="Added to every port below")
@@ -132,7 +140,20 @@ class Settings(BaseSettings):
             if value and any(limit.amount < 1 for limit in parse_many(value)):
                 raise ValueError(f"{value} would let nothing through")
         except ValueError as error:
-            raise ValueError(f"FLIGHTS_WEB_RATE_LIMIT must be like 30/minute or 5/second;100/hour: {error}") from None
+            raise ValueError(f"must be like 30/minute or 5/second;100/hour: {error}") from None
+        return value
+
+    @field_validator("mongo_uri")
+    @classmethod
+    def _mongo(cls, value: str) -> str:
+        from pymongo import MongoClient
+        from pymongo.errors import PyMongoError
+
+        try:
+            if value:
+                MongoClient(value, connect=False).close()
+        except (ValueError, PyMongoError) as error:
+            raise ValueError(f"must be like mongodb://user:password@host:27017/: {error}") from None
         return value
 
     @model_validator(mode="after")
@@ -191,5 +212,16 @@ class Settings(BaseSettings):
 
 @lru_cache
 def get_settings() -> Settings:
-    """The settings of this process."""
-    return Settings()
+    """The settings of this process. SettingsError where a variable has a value that it does not accept."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError("\n".join(_problems(error))) from None
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    # Without the values: an address may hold a password.
+    for problem in error.errors(include_url=False, include_input=False):
+        name = str(problem["loc"][0])
+        variable = name if name.isupper() else PREFIX + name.upper()
+        yield f"{variable}: {problem['msg'].removeprefix('Value error, ')}"

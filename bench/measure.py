@@ -270,12 +270,11 @@ def training(inst: Installation, plan: Plan, results: Results) -> None:  # noqa:
     results.add(
         "Memory (PSS) of the whole stack, highest while training", f"{peak / gib:.2f} GiB", "<= 7 GiB", peak / gib <= 7
     )
-    results.add(
-        "Training of 20 trees of depth 8, and judging",
-        f"{task['duration']:.0f} s",
-    )
     until("the new champion", 120, lambda: registry.read_pointer(inst.settings.models).champion != before)
     inst.await_serving_champion(300)
+    version = str(registry.read_pointer(inst.settings.models).champion)
+    made = registry.load_metadata(inst.settings.models, version).params
+    results.add(f"Training of {made.trees} trees of depth {made.depth}, and judging", f"{task['duration']:.0f} s")
 
 
 def _ticks(seconds: float, count: int) -> Iterator[int]:

@@ -19,13 +19,13 @@ from tests.conftest import Stack
 from tests.web.form import RESPONSE
 
 
-def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The condition's first true value; fails after the deadline."""
+def until(condition: Callable[[], Any], seconds: float, what: str, every: float = 0.2) -> Any:
+    """The condition's first true value, looked at `every` so many seconds; fails after the deadline."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
             return found
-        time.sleep(0.2)
+        time.sleep(every)
     raise AssertionError(f"not within {seconds} s: {what}")
 
 

@@ -32,6 +32,8 @@ from tests.integration.line import until
 from tests.proof.witness import Witness
 
 RECOVERY_SECONDS = 240.0
+QUERY_CLASS = "org.apache.spark.sql.execution.streaming.runtime.StreamingQueryWrapper"
+FOREST_CLASS = "org.apache.spark.ml.classification.RandomForestClassificationModel"
 
 
 class Operator:
@@ -107,6 +109,22 @@ def kill(stack: Stack, *services: str) -> None:
     processes = [process_of(stack, service) for service in services]
     for process in processes:
         process.send_signal(signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the Spark Connect server's memory holds: streaming queries, running or stopped, and trained forests."""
+
+    queries: int
+    forests: int
+
+
+def held(stack: Stack) -> Held:
+    """Counts live objects (`jcmd GC.class_histogram` collects garbage first)."""
+    command = ["jcmd", str(process_of(stack, "spark-connect").pid), "GC.class_histogram"]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    counts = {fields[3]: int(fields[1]) for line in lines if len(fields := line.split()) >= 4 and fields[1].isdigit()}
+    return Held(counts.get(QUERY_CLASS, 0), counts.get(FOREST_CLASS, 0))
 
 
 def freeze(stack: Stack, service: str, seconds: float) -> None:

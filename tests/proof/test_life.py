@@ -255,6 +255,17 @@ def test_a_model_that_does_not_answer_leaves_the_old_one_serving(engines: Stack,
     assert now(engines).failed == {}
 
 
+def test_what_stopped_queries_held_leaves_the_servers_memory(engines: Stack, clock: faults.Clock) -> None:
+    before = faults.held(engines)
+    assert before.queries > 2
+    try:
+        clock.jump(7200)  # Spark Connect forgets a stopped query after an hour, and looks once a minute
+        after = until(lambda: (h := faults.held(engines)).queries < before.queries and h, 90, "it to forget", every=5)
+    finally:
+        clock.jump(0)
+    assert after.forests < before.forests
+
+
 # --- what a person must mend -----------------------------------------------------------------------------------------
 
 

@@ -272,9 +272,13 @@ def training(inst: Installation, plan: Plan, results: Results) -> None:  # noqa:
     )
     until("the new champion", 120, lambda: registry.read_pointer(inst.settings.models).champion != before)
     inst.await_serving_champion(300)
-    version = str(registry.read_pointer(inst.settings.models).champion)
-    made = registry.load_metadata(inst.settings.models, version).params
+    made = _params(inst.settings)
     results.add(f"Training of {made.trees} trees of depth {made.depth}, and judging", f"{task['duration']:.0f} s")
+
+
+def _params(settings: Settings) -> registry.Params:
+    """How the champion was trained."""
+    return registry.load_metadata(settings.models, str(registry.read_pointer(settings.models).champion)).params
 
 
 def _ticks(seconds: float, count: int) -> Iterator[int]:
@@ -317,7 +321,8 @@ def _scikit_learn(settings: Settings, count: int) -> list[float]:
     flights = islice(records_flights(settings.records, fields=fields), 20_000)
     rows = [[float(row[name]) for name in fields] for row in flights if row["ArrDelay"] != "None"]
     known, late = [row[:2] for row in rows], [int(row[2] > 0) + int(row[2] > 30) + int(row[2] > -15) for row in rows]
-    forest = RandomForestClassifier(n_estimators=20, max_depth=5, random_state=1).fit(known, late)
+    made = _params(settings)
+    forest = RandomForestClassifier(n_estimators=made.trees, max_depth=made.depth, random_state=1).fit(known, late)
     found = []
     for row in known[:count]:
         begin = time.perf_counter()

@@ -27,7 +27,7 @@ from stack.steps import Step
 from stack.supervisor import Supervisor
 from stack.up import await_ready
 
-FIRST_OFFSET: Final = 24_000
+FIRST_OFFSET: Final = 5_100
 _UP_SECONDS: Final = 1800
 _T = TypeVar("_T")
 

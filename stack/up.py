@@ -157,7 +157,7 @@ def check_ports(settings: Settings, wanted: list[Service]) -> None:
                 raise StepFailedError(
                     f"port {port} ({description}) is taken by another program",
                     hint=f"end that program, or move this port (FLIGHTS_{name.upper()}=NUMBER make up) "
-                    f"or all ports (FLIGHTS_PORT_OFFSET={settings.port_offset + 1000} make up)",
+                    f"or all ports (FLIGHTS_PORT_OFFSET={settings.port_offset + 300} make up)",
                 ) from None
 
 

@@ -152,7 +152,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
     from flight_delays.topics import ensure_topics
 
-    settings = settings_in(tmp_path_factory.mktemp("services"), 11_000)
+    settings = settings_in(tmp_path_factory.mktemp("services"), 1_100)
     secrets = load_secrets(settings)
     artifacts.fetch(settings)
     supervisor = Supervisor(settings, secrets)
@@ -252,7 +252,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The whole line as `make up` leaves it: Airflow has downloaded, trained (on half a year) and deployed."""
-    settings = settings_in(tmp_path_factory.mktemp("line"), 12_000)
+    settings = settings_in(tmp_path_factory.mktemp("line"), 2_100)
     secrets = load_secrets(settings)
     supervisor = Supervisor(settings, secrets)
     try:

@@ -23,6 +23,11 @@ LOOPBACK = "127.0.0.1"
 PREFIX = "FLIGHTS_"
 """Of the variables; but `MONGO_URI` and `MLFLOW_TRACKING_URI`."""
 
+BROWSERS_REFUSE = frozenset(
+    (1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, *range(6665, 6670), 6679, 6697, 10080)
+)
+"""Of the "bad ports" of the Fetch standard (fetch.spec.whatwg.org/#port-blocking) those from 1024 up."""
+
 BTS_URL = (
     "https://transtats.bts.gov/PREZIP/On_Time_Reporting_Carrier_On_Time_Performance_1987_present_{year}_{month}.zip"
 )
@@ -39,7 +44,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, populate_by_name=True)
 
     home: Path = Field(default=PROJECT / "var", description="Folder of all state")
-    port_offset: int = Field(default=0, ge=0, le=40_000, description="Added to every port below")
+    # Above, MongoDB's port would be among those from which Linux makes outgoing connections (32768 and up): while a
+    # service restarts, a client that looks for it there would sooner or later take its port, and hold it.
+    port_offset: int = Field(default=0, ge=0, le=5_700, description="Added to every port below")
 
     web_bind: str = Field(default=LOOPBACK, description="Address on which the web app listens")
     port_web: int = Field(default=5000, description="Web app")
@@ -163,6 +170,11 @@ class Settings(BaseSettings):
         for name in type(self).model_fields:
             if name.startswith("port_") and name != "port_offset":
                 set_field(self, name, getattr(self, name) + self.port_offset)
+        for name in ("port_web", "port_airflow", "port_spark_ui"):
+            if (port := getattr(self, name)) in BROWSERS_REFUSE:
+                raise ValueError(
+                    f"{PREFIX}{name.upper()}: browsers refuse port {port}; choose another, or another offset"
+                )
         set_field(self, "kafka_bootstrap", self.kafka_bootstrap or f"{LOOPBACK}:{self.port_kafka}")
         set_field(self, "mongo_uri", self.mongo_uri or f"mongodb://{LOOPBACK}:{self.port_mongo}/")
         set_field(self, "spark_ui_url", self.spark_ui_url or f"http://{LOOPBACK}:{self.port_spark_ui}")
@@ -222,6 +234,5 @@ def get_settings() -> Settings:
 def _problems(error: ValidationError) -> Iterator[str]:
     # Without the values: an address may hold a password.
     for problem in error.errors(include_url=False, include_input=False):
-        name = str(problem["loc"][0])
-        variable = name if name.isupper() else PREFIX + name.upper()
-        yield f"{variable}: {problem['msg'].removeprefix('Value error, ')}"
+        where = [name if name.isupper() else PREFIX + name.upper() for name in map(str, problem["loc"])]
+        yield ": ".join([*where, problem["msg"].removeprefix("Value error, ")])

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """An installation with answers, a model, records: stopped."""
-    settings = settings_in(tmp_path_factory.mktemp("backup"), 14_000)
+    settings = settings_in(tmp_path_factory.mktemp("backup"), 4_000)
     unpack(settings)
     secrets = load_secrets(settings)
     return Stack(settings, Supervisor(settings, secrets), secrets)

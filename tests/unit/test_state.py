@@ -18,7 +18,7 @@ from stack.steps import StepFailedError
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path, port_offset=31_000)
+    return Settings(home=tmp_path, port_offset=5_500)
 
 
 def written(settings: Settings) -> dict[str, object]:

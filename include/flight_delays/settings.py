@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     realtime_batch_seconds: int = Field(
         default=300,
         ge=5,
-        description="Length of a real-time batch: checkpoint interval, and what a crash replays",
+        description="Length of a real-time batch; at its end Spark writes its checkpoint, and requests wait",
     )
     canary_timeout_seconds: float = Field(default=90, gt=0, description="A canary must be back within this time")
     canary_retention_hours: float = Field(default=24, gt=0, description="How long canaries are kept")

@@ -47,7 +47,7 @@ def ends(stack: Stack) -> list[int]:
 def deployed(mongo: Database[Any], **changes: Any) -> State:
     state = State()
     started_at = dt.datetime.now(dt.UTC) - dt.timedelta(hours=2)
-    serving = state.next_deployment(VERSION, None).model_copy(update={"started_at": started_at})
+    serving = state.next_deployment(VERSION).model_copy(update={"started_at": started_at})
     return change_state(mongo, state, **{"serving": serving, "generation": 1} | changes)
 
 

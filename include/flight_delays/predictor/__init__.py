@@ -1,5 +1,6 @@
 """The streaming predictor's life: what should run (`state`), how that is brought about (`control`, by way of `engine`),
-how illness is seen (`watch`), what happened (`events`) and how it does now (`live`).
+where one query goes on after another (`handover`), how illness is seen (`watch`), what happened (`events`) and how it
+does now (`live`).
 """
 
 from flight_delays.names import Action

@@ -19,6 +19,7 @@ from flight_delays.contract import REQUEST_TOPIC
 from flight_delays.names import Action
 from flight_delays.predictor import engine
 from flight_delays.predictor.events import Event, Kind, record
+from flight_delays.predictor.handover import EARLIEST, committed, starting_offsets
 from flight_delays.predictor.state import (
     Deployment,
     Failure,
@@ -223,22 +224,20 @@ class _Run:
         return self._repair(serving, illness)
 
     def _repair(self, ill: Deployment, illness: str) -> Outcome:
-        """The same model on the same checkpoint: nothing is lost, and at most one batch is answered again."""
+        """The same model in a new query, once the ill one is gone for sure."""
         log.warning("deployment %d is ill: %s", ill.generation, illness)
         engine.verify(self.settings, ill.version)
-        engine.await_server(self.settings)  # it may have died a moment ago
-        candidate = self._claim(ill.version, ill.checkpoint)
-        engine.stop_session(self.settings, ill.session_id)
-        try:
-            candidate, seconds = self._launch(candidate, "earliest")
-        except (OvertakenError, engine.ModelError, canary.BrokerError):
-            raise
-        except PredictorError as error:
+        checkpoint = self.settings.checkpoints / ill.checkpoint
+        if checkpoint.exists() and committed(checkpoint) is None:
             raise PredictorError(
-                f"{error}. Where its checkpoint {self.settings.checkpoints / ill.checkpoint} is damaged, run the DAG "
-                'flight_delay_predictor with {"action": "restart"}: that begins a new checkpoint, and answers again '
-                "what Kafka still keeps (first answers stay)"
-            ) from error
+                f"the checkpoint {checkpoint} is damaged, so nothing tells where to go on: run the DAG "
+                'flight_delay_predictor with {"action": "restart"}, which answers again what Kafka still keeps (first '
+                f"answers stay). What made a new query necessary: {illness}"
+            )
+        engine.await_server(self.settings)  # it may have died a moment ago
+        candidate = self._claim(ill.version)
+        engine.stop_session(self.settings, ill.session_id)
+        candidate, seconds = self._launch(candidate)
         self._change(serving=candidate, candidate=None)
         return Outcome(Result.REPAIRED, candidate, illness, seconds)
 
@@ -246,8 +245,7 @@ class _Run:
         """A query of its own beside the old one, which stops only once the new one has answered its canaries."""
         old = self.state.serving
         engine.verify(self.settings, version)
-        offsets = "earliest" if old is None else engine.committed_offsets(self.settings.checkpoints / old.checkpoint)
-        candidate, seconds = self._launch(self._claim(version, None), offsets)
+        candidate, seconds = self._launch(self._claim(version))
         self._change(serving=candidate, candidate=None, retiring=(old.session_id,) if old else ())
         self._clear_up()
         if old is None:
@@ -267,13 +265,15 @@ class _Run:
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
-    def _launch(self, candidate: Deployment, offsets: str) -> tuple[Deployment, float]:
-        """Starts the claimed candidate; returns it and the seconds of its canaries once they came back.
+    def _launch(self, candidate: Deployment) -> tuple[Deployment, float]:
+        """Starts the claimed candidate behind what was answered; returns it and its canaries' seconds once they came.
 
         Where that fails, its session is stopped and the candidate is given back.
         """
         self.tried = candidate
+        old = self.state.serving
         try:
+            offsets = starting_offsets(self.settings, self.settings.checkpoints / old.checkpoint) if old else EARLIEST
             candidate = engine.start(self.settings, candidate, offsets)
             self._change(candidate=candidate)
             seconds = self._prove(candidate)
@@ -312,8 +312,8 @@ class _Run:
             return False
         return True
 
-    def _claim(self, version: str, checkpoint: str | None) -> Deployment:
-        candidate = self.state.next_deployment(version, checkpoint)
+    def _claim(self, version: str) -> Deployment:
+        candidate = self.state.next_deployment(version)
         self._change(generation=candidate.generation, candidate=candidate)
         return candidate
 

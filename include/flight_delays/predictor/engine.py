@@ -5,13 +5,11 @@ Whoever knows the id finds the query again, from any process and after any resta
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -106,7 +104,8 @@ def verify(settings: Settings, version: str) -> None:
 def start(settings: Settings, deployment: Deployment, starting_offsets: str) -> Deployment:
     """Starts the deployment's query; returns it with the query's ids.
 
-    `starting_offsets` ("earliest" or JSON) count only on a new checkpoint. The caller has verified the version. Raises
+    `starting_offsets` ("earliest" or JSON) are where it begins: its checkpoint is new. The caller has verified the
+    version. Raises
     ModelError where the model cannot be loaded, PredictorError where the server does not answer or Spark refuses.
     """
     from spark_jobs import streaming_predictor
@@ -201,24 +200,6 @@ def stop_session(settings: Settings, session_id: str) -> None:
         if "SESSION_CLOSED" not in str(error):
             raise  # a server that does not answer may still run the query
     log.info("session %s stopped", session_id)
-
-
-def committed_offsets(checkpoint: Path) -> str:
-    """Where a successor starts: the offsets of the last batch that was committed, as JSON for `startingOffsets`.
-
-    Before the first commit, those from which the query itself began. A batch under way is answered twice; the first
-    answer stays. A damaged file counts as absent: it goes on from further back then, at worst from "earliest". Layout:
-    Spark's checkpoint folder, `offsets/N` (version, metadata, one line a source), `commits/N`.
-    """
-    commits = sorted((int(file.name) for file in (checkpoint / "commits").glob("[0-9]*")), reverse=True)
-    for file in [*(checkpoint / "offsets" / str(batch) for batch in commits), checkpoint / "sources" / "0" / "0"]:
-        try:
-            found = json.loads(file.read_text().strip().splitlines()[-1])
-        except (OSError, ValueError, IndexError) as error:
-            log.warning("%s does not tell offsets: %s", file, error)
-        else:
-            return json.dumps(found)
-    return "earliest"
 
 
 def _first_line(error: BaseException) -> str:

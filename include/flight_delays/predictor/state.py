@@ -92,15 +92,15 @@ class State(BaseModel):
         asked_since = failure is not None and pointer.updated_at is not None and pointer.updated_at > failure.at
         return None if asked_since else failure
 
-    def next_deployment(self, version: str, checkpoint: str | None) -> Deployment:
-        """The deployment that a run may claim; on a checkpoint of its own where None is given."""
+    def next_deployment(self, version: str) -> Deployment:
+        """The deployment that a run may claim, with a session and a checkpoint of its own."""
         generation = self.generation + 1
         session_id = str(uuid4())  # never a used one: a stopped session's id is burnt until the server restarts
         return Deployment(
             generation=generation,
             version=version,
             session_id=session_id,
-            checkpoint=checkpoint or f"{generation:06d}-{session_id[:8]}",
+            checkpoint=f"{generation:06d}-{session_id[:8]}",
             started_at=dt.datetime.now(dt.UTC),
         )
 

@@ -153,14 +153,14 @@ class Settings(BaseSettings):
     @field_validator("mongo_uri")
     @classmethod
     def _mongo(cls, value: str) -> str:
-        from pymongo import MongoClient
-        from pymongo.errors import PyMongoError
+        if value:
+            from pymongo import MongoClient
+            from pymongo.errors import PyMongoError
 
-        try:
-            if value:
+            try:
                 MongoClient(value, connect=False).close()
-        except (ValueError, PyMongoError) as error:
-            raise ValueError(f"must be like mongodb://user:password@host:27017/: {error}") from None
+            except (ValueError, PyMongoError) as error:
+                raise ValueError(f"must be like mongodb://host:27017/: {error}") from None
         return value
 
     @model_validator(mode="after")

@@ -141,8 +141,12 @@ def _kafka(settings: Settings) -> Service:
         "log.cleaner.dedupe.buffer.size": str(8 * MIB),
         "num.network.threads": "2",
         "num.io.threads": "4",
-        # One broker, one disk: an acknowledged request must survive the machine, not only the process.
+        # One broker, one disk: an acknowledged request must survive the machine, not only the process. By itself
+        # log.flush.interval.ms does nothing: nobody looks.
         "log.flush.interval.ms": "1000",
+        "log.flush.scheduler.interval.ms": "1000",
+        "log.initial.task.delay.ms": "1000",  # not only 30 s after a start
+        "log.flush.offset.checkpoint.interval.ms": "10000",  # what was on disk then need not be checked after a crash
     }
     write_private(folder / "server.properties", "".join(f"{key}={value}\n" for key, value in properties.items()))
     cluster = folder / "cluster.id"

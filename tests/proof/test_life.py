@@ -18,7 +18,7 @@ import pytest
 
 from flight_delays import canary, predictor, registry, store
 from flight_delays.contract import DEAD_LETTER_TOPIC, RESPONSE_TOPIC, Collection
-from flight_delays.predictor import control, engine, events, watch
+from flight_delays.predictor import control, engine, events, handover, watch
 from flight_delays.predictor.control import Action, Result
 from flight_delays.predictor.events import Kind
 from flight_delays.predictor.state import OvertakenError, PredictorError, Wanted, change_state
@@ -27,6 +27,13 @@ from tests.conftest import Stack
 from tests.integration.line import flight, messages_on, put, until
 from tests.proof import faults
 from tests.proof.witness import Witness
+
+_ACT = """
+import sys
+from flight_delays import predictor
+from flight_delays.settings import get_settings
+predictor.act(get_settings(), predictor.Action(sys.argv[1]), *sys.argv[2:])
+"""
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -162,6 +169,18 @@ def test_a_burnt_session_and_a_restarted_server_are_repaired(engines: Stack) -> 
     assert faults.answering(engines.settings) == {serving(engines).generation}
 
 
+def test_a_repair_goes_on_where_a_killed_one_got_to(engines: Stack) -> None:
+    engine.stop_session(engines.settings, serving(engines).session_id)
+    process = subprocess.Popen([sys.executable, "-c", _ACT, "reconcile"], env=os.environ | engines.settings.environment)
+    candidate = until(lambda: now(engines).candidate, 60, "a candidate")
+    begun = engines.settings.checkpoints / candidate.checkpoint / "sources" / "0" / "0"
+    until(begun.exists, 60, "its query")
+    process.send_signal(signal.SIGKILL)
+    process.wait(60)
+    control._Run(engines.settings, store.connect(engines.settings))._clear_up()
+    assert serving(engines).checkpoint == candidate.checkpoint
+
+
 def test_nobody_waits_for_the_canaries_of_a_query_that_died(engines: Stack) -> None:
     patient = engines.settings.model_copy(update={"canary_timeout_seconds": 3600.0})
     run = control._Run(patient, store.connect(patient))
@@ -209,6 +228,7 @@ def test_a_new_query_answers_nothing_again(engines: Stack, versions: tuple[str, 
     flights = [flight() for _ in range(300)]
     put(engines, *(json.dumps(each).encode() for each in flights), *[b"{"] * 30)
     until(lambda: ends() >= before + 330, 60, "all answers")
+    time.sleep(handover.ON_DISK_SECONDS)
     for version in (versions[1], versions[0]):  # neither commits a batch meanwhile
         assert predictor.act(engines.settings, Action.DEPLOY, version).result is Result.REPLACED
     engine.stop_session(engines.settings, serving(engines).session_id)
@@ -223,7 +243,7 @@ def test_a_death_in_the_middle_of_a_swap_loses_nothing(
     environment = os.environ | engines.settings.environment | {"FLIGHTS_CANARY_TIMEOUT_SECONDS": "15"}
     for victim in ("task", "new", "old"):
         before, target = serving(engines), versions[serving_index(engines, versions) ^ 1]
-        process = subprocess.Popen([sys.executable, "-c", _DEPLOY, target], env=environment)
+        process = subprocess.Popen([sys.executable, "-c", _ACT, "deploy", target], env=environment)
         candidate = until(lambda: now(engines).candidate, 60, "a candidate")
         if victim == "task":
             process.send_signal(signal.SIGKILL)
@@ -240,14 +260,6 @@ def test_a_death_in_the_middle_of_a_swap_loses_nothing(
 
 def serving_index(engines: Stack, versions: tuple[str, str]) -> int:
     return versions.index(serving(engines).version)
-
-
-_DEPLOY = """
-import sys
-from flight_delays import predictor
-from flight_delays.settings import get_settings
-predictor.act(get_settings(), predictor.Action.DEPLOY, sys.argv[1])
-"""
 
 
 def test_a_model_that_does_not_answer_leaves_the_old_one_serving(engines: Stack, versions: tuple[str, str]) -> None:

@@ -31,16 +31,17 @@ def test_goes_on_at_the_first_request_without_an_answer(answered: set[tuple[int,
 
 
 @pytest.mark.parametrize(
-    ("ends", "fitting_ones"),
+    ("bounds", "fitting_ones"),
     [
-        ([10, 25], {0: 10, 1: 20}),
-        ([10, 25, 3], {0: 10, 1: 20, 2: -2}),  # the topic has grown
-        ([9, 25], {0: -2, 1: 20}),  # it was made anew
-        ([10], {0: 10}),
+        ([(0, 10), (20, 25)], {0: 10, 1: 20}),
+        ([(0, 10), (0, 25), (0, 3)], {0: 10, 1: 20, 2: -2}),  # the topic has grown
+        ([(0, 9), (0, 25)], {0: -2, 1: 20}),  # it was made anew
+        ([(0, 10), (21, 25)], {0: 10, 1: -2}),  # it no longer keeps what was not answered
+        ([(0, 10)], {0: 10}),
     ],
 )
-def test_spark_gets_an_offset_for_each_partition(ends: list[int], fitting_ones: dict[int, int]) -> None:
-    assert fitting({0: 10, 1: 20}, ends) == fitting_ones
+def test_spark_gets_an_offset_for_each_partition(bounds: list[tuple[int, int]], fitting_ones: dict[int, int]) -> None:
+    assert fitting({0: 10, 1: 20}, bounds) == fitting_ones
 
 
 def test_the_last_batch_that_was_committed_counts(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ class _Run:
                 f"answers stay). What made a new query necessary: {illness}"
             )
         engine.await_server(self.settings)  # it may have died a moment ago
-        candidate = self._claim(ill.version)
+        candidate = self._claim(ill.version, alone=True)
         engine.stop_session(self.settings, ill.session_id)
         candidate, seconds = self._launch(candidate)
         self._change(serving=candidate, candidate=None)
@@ -259,7 +259,8 @@ class _Run:
             return Outcome(Result.UNCHANGED, None, "is stopped")
         serving = self.state.serving
         leftovers = [d.session_id for d in (self.state.candidate, serving) if d is not None]
-        self._change(wanted=Wanted.STOPPED, candidate=None, retiring=(*self.state.retiring, *leftovers))
+        retiring = (*self.state.retiring, *leftovers)
+        self._change(wanted=Wanted.STOPPED, retiring=retiring, **self._given_up(self.state.candidate))
         self._clear_up()
         return Outcome(Result.STOPPED, serving, reason or "a person asked for it")
 
@@ -282,7 +283,7 @@ class _Run:
                 engine.await_server(self.settings)
                 engine.stop_session(self.settings, candidate.session_id)
                 if not isinstance(error, OvertakenError):
-                    self._change(candidate=None)
+                    self._change(**self._given_up(candidate))
             raise
         self.tried = None
         return candidate, seconds
@@ -312,8 +313,8 @@ class _Run:
             return False
         return True
 
-    def _claim(self, version: str) -> Deployment:
-        candidate = self.state.next_deployment(version)
+    def _claim(self, version: str, *, alone: bool = False) -> Deployment:
+        candidate = self.state.next_deployment(version, alone=alone)
         self._change(generation=candidate.generation, candidate=candidate)
         return candidate
 
@@ -325,7 +326,17 @@ class _Run:
         candidate = self.state.candidate
         for session_id in [*self.state.retiring, *([candidate.session_id] if candidate else [])]:
             engine.stop_session(self.settings, session_id)
-        self._change(candidate=None, retiring=())
+        self._change(retiring=(), **self._given_up(candidate))
+
+    def _given_up(self, candidate: Deployment | None) -> dict[str, Any]:
+        """The change that gives a candidate up; after a repair, the next one goes on where that one got to.
+
+        So a backlog that takes longer than a task may is worked off all the same.
+        """
+        serving = self.state.serving
+        if serving and candidate and candidate.alone and committed(self.settings.checkpoints / candidate.checkpoint):
+            serving = serving.model_copy(update={"checkpoint": candidate.checkpoint})
+        return {"candidate": None, "serving": serving}
 
     def _change(self, **change: Any) -> None:
         self.state = change_state(self.db, self.state, **change)

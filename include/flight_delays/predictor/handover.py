@@ -9,29 +9,36 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flight_delays.canary import ends, partitions_of, reader
+from flight_delays.canary import partitions_of, reader
 from flight_delays.contract import DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC
 
 if TYPE_CHECKING:
+    from confluent_kafka import Consumer, Message
+
     from flight_delays.settings import Settings
 
 log = logging.getLogger(__name__)
 
 Offsets = dict[int, int]
 """Partition of the request topic -> offset of the next request."""
+Place = tuple[int, int]
+"""Partition and offset of a request."""
 
 EARLIEST: Final = "earliest"
 FROM_THE_BEGINNING: Final = -2
 """Spark's number for it, in JSON."""
-READ_SECONDS: Final = 5.0
+READ_SECONDS: Final = 10.0
 """So long are answers read; what is not known by then is answered again."""
+ON_DISK_SECONDS: Final = 3.0
+"""An answer counts once it is so old: by then Kafka has it on disk, `log.flush.interval.ms`."""
 _SKEW_SECONDS: Final = 10.0
-"""So far may the clocks of the checkpoint's folder and of Spark be apart; where further, more is answered again."""
+"""So far may clocks be apart: the checkpoint's folder's, Spark's, and of who asks. Where further, it answers again."""
+_KAFKA_SECONDS: Final = 10.0
 _PLACES: Final = {
     RESPONSE_TOPIC: ("RequestPartition", "RequestOffset"),
     DEAD_LETTER_TOPIC: ("partition", "offset"),
@@ -51,9 +58,14 @@ def starting_offsets(settings: Settings, checkpoint: Path) -> str:
         return EARLIEST
     offsets, since = found
     begin = time.monotonic()
-    answered = set(_answered(settings, since, begin + READ_SECONDS))
+    with reader(settings) as consumer:
+        answered = _answered(consumer, settings, since)
+        places = partitions_of(consumer, settings, REQUEST_TOPIC)
+        bounds = [consumer.get_watermark_offsets(place, timeout=_KAFKA_SECONDS) for place in places]
     behind = behind_answered(offsets, answered)
-    going_on = fitting(behind, ends(settings, REQUEST_TOPIC))
+    sure = _still_answered(settings, answered, [(partition, offset - 1) for partition, offset in behind.items()])
+    behind = {p: offset if (p, offset - 1) in sure else offsets[p] for p, offset in behind.items()}
+    going_on = fitting(behind, bounds)
     log.info(
         "the last batch was committed at %s; %d were answered since, found in %.1f s: going on at %s",
         *(offsets, len(answered), time.monotonic() - begin, going_on),
@@ -61,22 +73,25 @@ def starting_offsets(settings: Settings, checkpoint: Path) -> str:
     return json.dumps({REQUEST_TOPIC: going_on})
 
 
-def behind_answered(offsets: Offsets, answered: set[tuple[int, int]]) -> Offsets:
-    """Each offset moved on over all that were answered (partition, offset), to the first that was not."""
+def behind_answered(offsets: Offsets, answered: Container[Place]) -> Offsets:
+    """Each offset moved on over all that were answered, to the first that was not."""
     return {
         partition: next(number for number in count(offset) if (partition, number) not in answered)
         for partition, offset in offsets.items()
     }
 
 
-def fitting(offsets: Offsets, ends: list[int]) -> Offsets:
-    """The offsets for a topic whose partitions end there: of a new partition, or of one made anew, from its beginning.
+def fitting(offsets: Offsets, bounds: Sequence[tuple[int, int]]) -> Offsets:
+    """The offsets for a topic with these first and next offsets: where one is outside, from the partition's beginning.
 
-    Spark wants an offset for each partition, and for no other.
+    So it is for a new partition, a topic made anew, or where Kafka no longer keeps what was not answered. Spark wants
+    an offset for each partition, and for no other.
     """
     return {
-        partition: offsets[partition] if offsets.get(partition, end + 1) <= end else FROM_THE_BEGINNING
-        for partition, end in enumerate(ends)
+        partition: offsets[partition]
+        if partition in offsets and first <= offsets[partition] <= following
+        else FROM_THE_BEGINNING
+        for partition, (first, following) in enumerate(bounds)
     }
 
 
@@ -97,30 +112,62 @@ def committed(checkpoint: Path) -> tuple[Offsets, float] | None:
     return None
 
 
-def _answered(settings: Settings, since: float, deadline: float) -> Iterator[tuple[int, int]]:
-    """Partition and offset of the requests that were answered or rejected since then, as far as read in time."""
+def _answered(consumer: Consumer, settings: Settings, since: float) -> dict[Place, int]:
+    """The requests answered or rejected since then, as far as read in time, each with its last answer's timestamp."""
     from confluent_kafka import TopicPartition
 
-    with reader(settings) as consumer:
-        for topic, names in _PLACES.items():
-            moment = int((since - _SKEW_SECONDS) * 1000)
-            wanted = [TopicPartition(topic, p.partition, moment) for p in partitions_of(consumer, settings, topic)]
-            begins = [place for place in consumer.offsets_for_times(wanted, timeout=10) if place.offset >= 0]
-            end = ends(settings, topic)
-            left = {place.partition for place in begins if place.offset < end[place.partition]}
-            consumer.assign([place for place in begins if place.partition in left])
-            while left and time.monotonic() < deadline:
-                for message in consumer.consume(1000, 0.5):
-                    if message.error() is None:
-                        if (place := _request_of(message.value(), names)) is not None:
-                            yield place
-                        if message.offset() >= end[message.partition()] - 1:
-                            left.discard(message.partition())
+    deadline = time.monotonic() + READ_SECONDS
+    moment, latest = int((since - _SKEW_SECONDS) * 1000), int((time.time() - ON_DISK_SECONDS) * 1000)
+    places = [place for topic in _PLACES for place in partitions_of(consumer, settings, topic)]
+    wanted = [TopicPartition(place.topic, place.partition, moment) for place in places]
+    begins = [place for place in consumer.offsets_for_times(wanted, timeout=_KAFKA_SECONDS) if place.offset >= 0]
+    end = {
+        (place.topic, place.partition): consumer.get_watermark_offsets(place, timeout=_KAFKA_SECONDS)[1]
+        for place in begins
+    }
+    consumer.assign(begins)
+    found: dict[Place, int] = {}
+    left = {(place.topic, place.partition) for place in begins if place.offset < end[place.topic, place.partition]}
+    while left and time.monotonic() < deadline:
+        for message in consumer.consume(1000, 0.1):
+            if message.error() is not None:
+                continue
+            _, timestamp = message.timestamp()
+            if (place := _request_of(message)) is not None and timestamp <= latest:
+                found[place] = max(timestamp, found.get(place, 0))
+            source = message.topic(), message.partition()
+            if message.offset() >= end[source] - 1:
+                left.discard(source)
+    return found
 
 
-def _request_of(value: bytes | None, names: tuple[str, str]) -> tuple[int, int] | None:
+def _request_of(message: Message) -> Place | None:
+    partition_name, offset_name = _PLACES[message.topic()]
     try:
-        fields: dict[str, Any] = json.loads(value or b"null")
-        return int(fields[names[0]]), int(fields[names[1]])
-    except (ValueError, LookupError, TypeError):
+        fields: Any = json.loads(message.value() or b"null")
+        partition, offset = fields[partition_name], fields[offset_name]
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
+    return (partition, offset) if type(partition) is int and type(offset) is int else None
+
+
+def _still_answered(settings: Settings, answered: Mapping[Place, int], wanted: Sequence[Place]) -> set[Place]:
+    """Those of the places whose request of now is older than the answer.
+
+    A broker whose machine lost power, or a topic made anew, gives an offset away for a second time.
+    """
+    from confluent_kafka import TopicPartition
+
+    found: set[Place] = set()
+    left = {place for place in wanted if place in answered}
+    deadline = time.monotonic() + _KAFKA_SECONDS
+    with reader(settings) as consumer:  # a new one: to another place the old one takes a second
+        consumer.assign([TopicPartition(REQUEST_TOPIC, *place) for place in left])
+        while left and time.monotonic() < deadline:
+            for request in consumer.consume(100, 0.1):
+                place = request.partition(), request.offset()
+                if request.error() is None and place in left:
+                    left.discard(place)
+                    if request.timestamp()[1] <= answered[place] + _SKEW_SECONDS * 1000:
+                        found.add(place)
+    return found

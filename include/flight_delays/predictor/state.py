@@ -40,7 +40,10 @@ class Wanted(StrEnum):
 
 
 class Deployment(BaseModel):
-    """One start of the query: `generation` is the `Deployment` in its answers."""
+    """One start of the query: `generation` is the `Deployment` in its answers.
+
+    One that began `alone`, after its predecessor was stopped for sure, counts for where it got to, even if given up.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,6 +54,7 @@ class Deployment(BaseModel):
     query_id: str = ""
     run_id: str = ""
     started_at: AwareDatetime
+    alone: bool = False
 
 
 class Failure(BaseModel):
@@ -92,7 +96,7 @@ class State(BaseModel):
         asked_since = failure is not None and pointer.updated_at is not None and pointer.updated_at > failure.at
         return None if asked_since else failure
 
-    def next_deployment(self, version: str) -> Deployment:
+    def next_deployment(self, version: str, *, alone: bool = False) -> Deployment:
         """The deployment that a run may claim, with a session and a checkpoint of its own."""
         generation = self.generation + 1
         session_id = str(uuid4())  # never a used one: a stopped session's id is burnt until the server restarts
@@ -102,6 +106,7 @@ class State(BaseModel):
             session_id=session_id,
             checkpoint=f"{generation:06d}-{session_id[:8]}",
             started_at=dt.datetime.now(dt.UTC),
+            alone=alone,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import socket
 from pathlib import Path
 
@@ -122,6 +123,7 @@ def test_only_a_fitting_jdk_is_taken(
         path.write_text(f"#!/bin/sh\necho '{java}' >&2\n")
         path.chmod(0o755)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # find_jdk changes it: back again for the tests that start a JVM
     if accepted:
         assert bootstrap.find_jdk(Step("JDK")) == "JDK 17"
     else:

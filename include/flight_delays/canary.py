@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -151,6 +151,28 @@ def reader(settings: Settings) -> Iterator[Consumer]:
         raise _no_broker(settings, error) from error
     finally:
         consumer.close()
+
+
+def first_messages(
+    settings: Settings, topic: str, offsets: Mapping[int, int], timeout_seconds: float
+) -> dict[int, Message]:
+    """The first message from an offset on, for each partition (partition -> offset); none where it comes too late.
+
+    All in one assignment of a new consumer: to go to another place takes one that reads already the better part of a
+    second. Raises BrokerError.
+    """
+    from confluent_kafka import TopicPartition
+
+    found: dict[int, Message] = {}
+    if not offsets:
+        return found
+    deadline = time.monotonic() + timeout_seconds
+    with reader(settings) as consumer:
+        consumer.assign([TopicPartition(topic, *place) for place in offsets.items()])
+        while len(found) < len(offsets) and (left := deadline - time.monotonic()) > 0:
+            if (message := consumer.poll(left)) is not None and message.error() is None:
+                found.setdefault(message.partition(), message)
+    return found
 
 
 def prove(

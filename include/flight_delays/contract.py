@@ -24,6 +24,10 @@ RESPONSE_TOPIC: Final = "flight_delay_classification_response"
 DEAD_LETTER_TOPIC: Final = "flight_delay_classification_dead_letter"
 TOPICS: Final = (REQUEST_TOPIC, RESPONSE_TOPIC, DEAD_LETTER_TOPIC)
 
+ANSWER_PLACE: Final = ("RequestPartition", "RequestOffset")
+DEAD_LETTER_PLACE: Final = ("partition", "offset")
+"""Where an answer, and a dead letter, say which request they belong to."""
+
 # --- Web -------------------------------------------------------------------------------------------------------
 
 SUBMIT_PATH: Final = "/flights/delays/predict/classify_realtime"

@@ -11,9 +11,11 @@ from uuid import uuid4
 import httpx
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
-from flight_delays import canary
+from flight_delays import canary, predictor
 from flight_delays.contract import REQUEST_TOPIC
 from flight_delays.names import DagId
+from flight_delays.predictor.handover import committed
+from flight_delays.settings import Settings
 from stack.airflow_api import ACTIVE, AirflowApi
 from tests.conftest import Stack
 from tests.web.form import RESPONSE
@@ -68,6 +70,12 @@ def messages_on(line: Stack, topic: str) -> list[Message]:
     finally:
         consumer.close()
     return found
+
+
+def goes_on(settings: Settings, before: predictor.Deployment, after: predictor.Deployment) -> bool:
+    """Whether the later deployment began where the earlier one had got to, or further on."""
+    old, new = (committed(settings.checkpoints / each.checkpoint) for each in (before, after))
+    return old is not None and new is not None and all(new[0][p] >= offset for p, offset in old[0].items())
 
 
 def answer(line: Stack, uuid: str, wait: float = 20) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from stack.services import inherited_environment, spark_environment
 from stack.steps import Step, StepFailedError
 from stack.up import act, await_predictor, submit_flight, up
 from tests.conftest import Stack
-from tests.integration.line import answer, flight, put, run_dag, until
+from tests.integration.line import answer, flight, goes_on, put, run_dag, until
 from tests.web.form import RESPONSE, SUBMIT
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
@@ -244,6 +244,7 @@ def test_a_killed_engine_is_repaired_by_the_watch_and_nothing_is_lost(line: Stac
     for uuid in accepted:
         until(lambda uuid=uuid: answer(line, uuid)["status"] == "OK", 120, "an answer to what was accepted meanwhile")
     state = until(lambda: generation(line) > before.generation and _settled(line), 60, "the end of the repair")
+    assert goes_on(line.settings, before.serving, state.serving)
     event = until(lambda: (found := _last(line)).Generation == state.generation and found, 30, "the event")
     assert event.Kind is Kind.REPAIRED
     assert event.DagRun.startswith(f"{DagId.PREDICTOR}/asset_triggered__"), "by the watch's alarm"
@@ -260,6 +261,7 @@ def test_without_the_triggerer_the_health_check_repairs(line: Stack) -> None:
         states = run_dag(line, DagId.HEALTH)
         assert (states["run"], states["query_is_active"], states["repair"]) == ("failed", "failed", "success")
         state = until(lambda: generation(line) > before.generation and _settled(line), 120, "the repair")
+        assert goes_on(line.settings, before.serving, state.serving)
     finally:
         line.await_ready("airflow-triggerer")
     assert submit_flight(line.settings, 30)["prediction"]["Deployment"] == state.generation

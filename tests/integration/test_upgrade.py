@@ -13,6 +13,7 @@ from flight_delays.contract import Collection
 from stack import state
 from stack.up import submit_flight
 from tests.conftest import settings_in
+from tests.integration.line import goes_on
 from tests.integration.old_state import EXPECTED, running, unpack
 from tests.web.form import RESPONSE
 
@@ -30,10 +31,13 @@ def test_the_state_of_the_first_release_is_taken_over(tmp_path: Path) -> None:
         db = store.connect(settings)
         assert sum(1 for _ in db[Collection.DISTANCES].find({})) == EXPECTED["distances"]
 
+        before = predictor.read_state(db).serving
+        assert before is not None
         outcome = predictor.reconcile(settings)
         assert outcome.result is predictor.Result.REPAIRED  # its engine is another process now
         assert outcome.deployment.version == EXPECTED["champion"]
         assert outcome.deployment.generation == EXPECTED["generation"] + 1
+        assert goes_on(settings, before, outcome.deployment), "where the old one stood"
 
         for uuid in EXPECTED["pending"]:  # were on the topic when the old release was stopped
             answer = httpx.get(f"{line.web_url}{RESPONSE}{uuid}", params={"wait": 20}, timeout=30).json()

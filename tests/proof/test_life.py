@@ -24,7 +24,7 @@ from flight_delays.predictor.events import Kind
 from flight_delays.predictor.state import OvertakenError, PredictorError, Wanted, change_state
 from flight_delays.settings import Settings
 from tests.conftest import Stack
-from tests.integration.line import flight, messages_on, put, until
+from tests.integration.line import flight, goes_on, messages_on, put, until
 from tests.proof import faults
 from tests.proof.witness import Witness
 
@@ -84,6 +84,7 @@ def damaged(settings: Settings, version: str, name: str) -> Path:
 
 
 def test_a_stop_lasts_until_a_person_ends_it_and_loses_nothing(engines: Stack) -> None:
+    before = serving(engines)
     stopped = predictor.act(engines.settings, Action.STOP, reason="holiday", dag_run="flight_delay_predictor/test")
     assert stopped.result is Result.STOPPED
     assert (last(engines).Kind, last(engines).Reason) == (Kind.STOPPED, "holiday")
@@ -98,6 +99,7 @@ def test_a_stop_lasts_until_a_person_ends_it_and_loses_nothing(engines: Stack) -
     started = predictor.act(engines.settings, Action.START)
     assert started.result is Result.STARTED
     assert started.deployment is not None
+    assert goes_on(engines.settings, before, started.deployment)
     database = store.connect(engines.settings)
     until(lambda: store.find_answer(database, message["UUID"]), 20, "the answer to what was asked meanwhile")
     assert faults.answering(engines.settings) == {started.deployment.generation}

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flight_delays.canary import partitions_of, reader
-from flight_delays.contract import DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC
+from flight_delays.canary import first_messages, partitions_of, reader
+from flight_delays.contract import ANSWER_PLACE, DEAD_LETTER_PLACE, DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message
@@ -40,10 +40,9 @@ _SKEW_SECONDS: Final = 10.0
 """So far may clocks be apart: the checkpoint's folder's, Spark's, and of who asks. Where further, it answers again."""
 _KAFKA_SECONDS: Final = 10.0
 _PLACES: Final = {
-    RESPONSE_TOPIC: ("RequestPartition", "RequestOffset"),
-    DEAD_LETTER_TOPIC: ("partition", "offset"),
+    RESPONSE_TOPIC: ANSWER_PLACE,
+    DEAD_LETTER_TOPIC: DEAD_LETTER_PLACE,
 }
-"""Where an answer, and a dead letter, say which request they belong to."""
 
 
 def starting_offsets(settings: Settings, checkpoint: Path) -> str:
@@ -63,7 +62,7 @@ def starting_offsets(settings: Settings, checkpoint: Path) -> str:
         places = partitions_of(consumer, settings, REQUEST_TOPIC)
         bounds = [consumer.get_watermark_offsets(place, timeout=_KAFKA_SECONDS) for place in places]
     behind = behind_answered(offsets, answered)
-    sure = _still_answered(settings, answered, [(partition, offset - 1) for partition, offset in behind.items()])
+    sure = _still_answered(settings, answered, [(p, offset - 1) for p, offset in behind.items()])
     behind = {p: offset if (p, offset - 1) in sure else offsets[p] for p, offset in behind.items()}
     going_on = fitting(behind, bounds)
     log.info(
@@ -151,23 +150,17 @@ def _request_of(message: Message) -> Place | None:
     return (partition, offset) if type(partition) is int and type(offset) is int else None
 
 
-def _still_answered(settings: Settings, answered: Mapping[Place, int], wanted: Sequence[Place]) -> set[Place]:
-    """Those of the places whose request of now is older than the answer.
+def _still_answered(settings: Settings, answered: Mapping[Place, int], places: Collection[Place]) -> set[Place]:
+    """Those of the places, one a partition at most, whose request of now is older than its answer.
 
     A broker whose machine lost power, or a topic made anew, gives an offset away for a second time.
     """
-    from confluent_kafka import TopicPartition
-
-    found: set[Place] = set()
-    left = {place for place in wanted if place in answered}
-    deadline = time.monotonic() + _KAFKA_SECONDS
-    with reader(settings) as consumer:  # a new one: to another place the old one takes a second
-        consumer.assign([TopicPartition(REQUEST_TOPIC, *place) for place in left])
-        while left and time.monotonic() < deadline:
-            for request in consumer.consume(100, 0.1):
-                place = request.partition(), request.offset()
-                if request.error() is None and place in left:
-                    left.discard(place)
-                    if request.timestamp()[1] <= answered[place] + _SKEW_SECONDS * 1000:
-                        found.add(place)
-    return found
+    moved = dict(place for place in places if place in answered)
+    requests = first_messages(settings, REQUEST_TOPIC, moved, _KAFKA_SECONDS)
+    return {
+        place
+        for place in moved.items()
+        if (request := requests.get(place[0])) is not None
+        and request.offset() == place[1]
+        and request.timestamp()[1] <= answered[place] + _SKEW_SECONDS * 1000
+    }

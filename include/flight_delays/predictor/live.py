@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import math
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from enum import StrEnum
@@ -16,8 +15,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from pymongo.errors import PyMongoError
 
 from flight_delays import store
-from flight_delays.canary import BrokerError, partitions_of, reader
-from flight_delays.contract import REQUEST_TOPIC, Collection
+from flight_delays.canary import BrokerError, first_messages, partitions_of, reader
+from flight_delays.contract import ANSWER_PLACE, DEAD_LETTER_PLACE, REQUEST_TOPIC, Collection
 from flight_delays.predictor.events import Event, last_events
 from flight_delays.predictor.state import PredictorError, State, Wanted, read_state
 from flight_delays.predictor.watch import UNDER_WAY_SECONDS
@@ -38,9 +37,9 @@ SILENT: Final = dt.timedelta(seconds=60)
 HOUR: Final = dt.timedelta(hours=1)
 WAIT_SECONDS: Final = 2.5
 """So long may Kafka and MongoDB each take."""
-_FIELDS: Final = ["PredictedAt", "Timestamp", "Deployment", "RequestPartition", "RequestOffset"]
+_FIELDS: Final = ["PredictedAt", "Timestamp", "Deployment", *ANSWER_PLACE]
 _READ: Final = dict.fromkeys((Collection.RESPONSES, Collection.REPLAYS, Collection.CANARIES), _FIELDS) | {
-    Collection.REJECTED: ["RejectedAt", "topic", "partition", "offset"]
+    Collection.REJECTED: ["RejectedAt", "topic", *DEAD_LETTER_PLACE]
 }
 
 
@@ -273,7 +272,7 @@ def _first_unanswered(
     """Of each partition with requests behind the highest answered one, the offset of the first of them."""
     answered: dict[int, int] = {}
     for collection, documents in latest.items():
-        names = ("partition", "offset") if collection is Collection.REJECTED else ("RequestPartition", "RequestOffset")
+        names = DEAD_LETTER_PLACE if collection is Collection.REJECTED else ANSWER_PLACE
         for document in documents:
             partition, offset = (document.get(name, -1) for name in names)
             if document.get("topic", REQUEST_TOPIC) == REQUEST_TOPIC:  # what the sink set aside names another
@@ -284,17 +283,8 @@ def _first_unanswered(
 
 def _oldest(settings: Settings, places: dict[int, int]) -> dt.datetime | None:
     """When the oldest of the messages there (partition, offset) was put on Kafka; None where none can be read."""
-    from confluent_kafka import TopicPartition
-
-    found: list[dt.datetime] = []
-    deadline = time.monotonic() + WAIT_SECONDS
-    with reader(settings) as consumer:
-        for partition, offset in places.items():
-            consumer.assign([TopicPartition(REQUEST_TOPIC, partition, offset)])
-            message = consumer.poll(max(deadline - time.monotonic(), 0))
-            if message is not None and message.error() is None:
-                found.append(dt.datetime.fromtimestamp(message.timestamp()[1] / 1000, dt.UTC))
-    return min(found, default=None)
+    found = first_messages(settings, REQUEST_TOPIC, places, WAIT_SECONDS).values()
+    return min((dt.datetime.fromtimestamp(each.timestamp()[1] / 1000, dt.UTC) for each in found), default=None)
 
 
 # --- how it is shown -------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from flight_delays.sources import DataError
 from flight_delays.sources.download import Downloaded, NotFoundError, TransferError, download
 from tests.unit.faulty_server import Server, serving
 
-CONTENT = os.urandom(300_000)
-OTHER = os.urandom(200_000)
+CONTENT = random.Random(1).randbytes(300_000)
+OTHER = random.Random(2).randbytes(200_000)
 
 
 @pytest.fixture
@@ -56,7 +56,8 @@ def test_with_a_known_checksum_the_server_is_not_even_asked(server: Server, tmp_
 
 def test_a_file_damaged_on_disk_is_fetched_again(server: Server, tmp_path: Path) -> None:
     path = fetch(server, tmp_path).path
-    path.write_bytes(CONTENT[:1000] + b"x" + CONTENT[1001:])
+    damaged = bytes([CONTENT[1000] ^ 1])  # one bit, whatever the byte was
+    path.write_bytes(CONTENT[:1000] + damaged + CONTENT[1001:])
     assert not fetch(server, tmp_path).unchanged
     assert path.read_bytes() == CONTENT
 

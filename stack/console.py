@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -92,20 +93,25 @@ def _memory(pid: int) -> int:
 
 def models(settings: Settings) -> None:
     """Prints the model versions, newest first: scores on each one's holdout, and why it serves or does not."""
-    table = Table("version", "trained (UTC)", "accuracy", "log-loss", "calibration error", "serves?")
+    console = Console(highlight=False)  # no table: at 80 columns its cells would cut the names and the reasons
     pointer = registry.read_pointer(settings.models)
     for version in registry.versions(settings.models):
+        console.print(Text(version, style="bold"))
         try:
             metadata = registry.load_metadata(settings.models, version)
             verdict = registry.read_verdict(settings.models, version)
         except registry.RegistryError as error:
-            table.add_row(version, "", "", "", "", f"no: {error}")
-            continue
-        scores = metadata.metrics
-        figures = (f"{value:.3f}" for value in (scores.accuracy, scores.log_loss, scores.calibration_error))
-        trained = f"{metadata.trained_at.astimezone(dt.UTC):%Y-%m-%d %H:%M}"
-        table.add_row(version, trained, *figures, _why(version, pointer, verdict))
-    Console(highlight=False).print(table)
+            lines = [f"serves: no: {error}"]
+        else:
+            scores = metadata.metrics
+            lines = [
+                f"serves: {_why(version, pointer, verdict)}",
+                f"accuracy {scores.accuracy:.3f}, log-loss {scores.log_loss:.3f}, "
+                f"calibration error {scores.calibration_error:.3f}",
+                f"trained {metadata.trained_at.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC",
+            ]
+        for line in lines:
+            console.print(Padding(Text(line), (0, 0, 0, 2)))
 
 
 def _why(version: str, pointer: registry.Pointer, verdict: registry.Verdict | None) -> str:

@@ -127,7 +127,7 @@ def test_where_there_is_no_way_back_it_says_so(models, champion, new):
 
 
 def test_make_models_tells_why(models, champion, new, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("COLUMNS", "80")
     worse = new(2, comparison=beside(champion, ours=WORSE))
     forced = new(3, comparison=beside(champion, ours=WORSE))
     waiting = new(4, comparison=beside(champion))
@@ -136,7 +136,13 @@ def test_make_models_tells_why(models, champion, new, capsys, monkeypatch):
         training.judge(version, params)
     training.promote(forced)
     console.models(get_settings())
-    lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if "Z-" in line}
+    lines: dict[str, str] = {}
+    for line in capsys.readouterr().out.splitlines():
+        if line.startswith(" "):
+            version, text = lines.popitem()
+            lines[version] = f"{text} {line.strip()}"
+        else:
+            lines[line.strip()] = ""
     assert list(lines) == [unjudged, waiting, forced, worse, champion], "newest first"
     assert "no; never judged" in lines[unjudged]
     assert "no; passed, but not promoted" in lines[waiting]

@@ -7,6 +7,8 @@ use.
 
 from __future__ import annotations
 
+import difflib
+import os
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -224,11 +226,29 @@ class Settings(BaseSettings):
 
 @lru_cache
 def get_settings() -> Settings:
-    """The settings of this process. SettingsError where a variable has a value that it does not accept."""
+    """The settings of this process. SettingsError where a variable is unknown, or its value refused."""
+    if unknown := list(_unknown()):
+        raise SettingsError("\n".join(unknown))
     try:
         return Settings()
     except ValidationError as error:
         raise SettingsError("\n".join(_problems(error))) from None
+
+
+def _unknown() -> Iterator[str]:
+    # A typing error, which without a word would leave the default in force.
+    known = {}
+    for name, field in Settings.model_fields.items():
+        known[_words(name)] = name.upper() if field.validation_alias else PREFIX + name.upper()
+    for variable in sorted(os.environ):
+        if variable.upper().startswith(PREFIX) and variable.upper() not in known.values():
+            meant = difflib.get_close_matches(_words(variable[len(PREFIX) :]), known, n=1)
+            hint = f"do you mean {known[meant[0]]}?" if meant else "README.md has the list"
+            yield f"{variable}: no such setting; {hint}"
+
+
+def _words(name: str) -> str:
+    return " ".join(sorted(name.upper().split("_")))  # in whatever order: WEB_PORT is PORT_WEB
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

@@ -25,6 +25,10 @@ from flight_delays.settings import PROJECT, Settings, SettingsError, get_setting
         ("FLIGHTS_PORT_OFFSET", "5800", "less than or equal to 5700"),
         ("FLIGHTS_PORT_WEB", "10080", "browsers refuse port 10080"),
         ("FLIGHTS_TRIGGER", "often", "'realtime' or 'microbatch'"),
+        ("FLIGHTS_WEB_PORT", "5001", r"no such setting; do you mean FLIGHTS_PORT_WEB\?"),
+        ("FLIGHTS_PORT_OFSET", "300", r"no such setting; do you mean FLIGHTS_PORT_OFFSET\?"),
+        ("FLIGHTS_MONGO_URI", "mongodb://host/", r"no such setting; do you mean MONGO_URI\?"),
+        ("FLIGHTS_XYZ", "1", "no such setting; README.md has the list"),
     ],
 )
 def test_a_bad_setting_is_named(variable: str, value: str, accepted: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,16 +210,23 @@ def witness(engines: Stack, settled: None) -> Iterator[Witness]:
         found.finish()
 
 
-def test_models_are_swapped_to_and_fro_under_traffic(
+def test_models_are_swapped_to_and_fro_under_traffic_in_both_modes(
     engines: Stack, witness: Witness, versions: tuple[str, str]
 ) -> None:
     begun = serving(engines).generation
-    for version in (versions[1], versions[0]):
-        done = predictor.act(engines.settings, Action.DEPLOY, version)
+    swaps = [(versions[1], "realtime"), (versions[0], "microbatch"), (versions[1], "microbatch")]
+    for version, trigger in [*swaps, (versions[0], "realtime")]:
+        settings = engines.settings.model_copy(update={"trigger": trigger})
+        done = predictor.act(settings, Action.DEPLOY, version)
         assert done.result is Result.REPLACED
-        assert registry.read_pointer(engines.settings.models).champion == version
+        assert registry.read_pointer(settings.models).champion == version
         faults.recovered(witness, time.monotonic())
-    assert faults.answering(engines.settings) == {begun + 2}
+        batches = settings.checkpoints / serving(engines).checkpoint / "commits"
+        if trigger == "microbatch":
+            until(lambda: list(batches.glob("[0-9]*")), 20, "a batch of the classic mode")  # noqa: B023
+        else:
+            assert not list(batches.glob("[0-9]*")), "a real-time batch lasts minutes"
+    assert faults.answering(engines.settings) == {begun + 4}
 
 
 def test_a_new_query_answers_nothing_again(engines: Stack, versions: tuple[str, str]) -> None:

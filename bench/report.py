@@ -100,7 +100,7 @@ holds, kill -9 of the Spark Connect server, its restart, and `predictor.reconcil
 |---|---|---|---|---|---|
 {durations}
 
-![Wait and replay by the duration of a batch](images/bench-batch-duration.png)
+![Wait by the duration of a batch](images/bench-batch-duration.png)
 
 {_choice(results.durations)}
 """
@@ -146,21 +146,15 @@ def _plot_durations(durations: list[BatchDuration], target: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.5))
+    figure, axes = plt.subplots(figsize=(8, 3.5))
     seconds = [one.seconds for one in durations]
-    left.plot(seconds, [one.longest for one in durations], "o-", label="longest")
-    left.plot(seconds, [one.p99 for one in durations], "o-", label="p99")
-    left.plot(seconds, [one.p50 for one in durations], "o-", label="p50")
-    left.set(yscale="log", ylabel="ms from accepted to answered")
-    right.plot(
-        seconds, [one.answered_again for one in durations], "o-", color="C3", label="answered again after kill -9"
-    )
-    right.set(yscale="log", ylabel="requests")
-    for axes in (left, right):
-        axes.set(xscale="log", xlabel="s a batch lasts")
-        axes.set_xticks(seconds, [str(value) for value in seconds], minor=False)
-        axes.legend(fontsize="small")
-        _save(axes, target)
+    axes.plot(seconds, [one.longest for one in durations], "o-", label="longest")
+    axes.plot(seconds, [one.p99 for one in durations], "o-", label="p99")
+    axes.plot(seconds, [one.p50 for one in durations], "o-", label="p50")
+    axes.set(xscale="log", yscale="log", xlabel="s a batch lasts", ylabel="ms from accepted to answered")
+    axes.set_xticks(seconds, [str(value) for value in seconds], minor=False)
+    axes.legend(fontsize="small")
+    _save(axes, target)
     plt.close(figure)
 
 

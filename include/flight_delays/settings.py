@@ -174,9 +174,7 @@ class Settings(BaseSettings):
                 set_field(self, name, getattr(self, name) + self.port_offset)
         for name in ("port_web", "port_airflow", "port_spark_ui"):
             if (port := getattr(self, name)) in BROWSERS_REFUSE:
-                raise ValueError(
-                    f"{PREFIX}{name.upper()}: browsers refuse port {port}; choose another, or another offset"
-                )
+                raise ValueError(f"{_variable(name)}: browsers refuse port {port}; choose another, or another offset")
         set_field(self, "kafka_bootstrap", self.kafka_bootstrap or f"{LOOPBACK}:{self.port_kafka}")
         set_field(self, "mongo_uri", self.mongo_uri or f"mongodb://{LOOPBACK}:{self.port_mongo}/")
         set_field(self, "spark_ui_url", self.spark_ui_url or f"http://{LOOPBACK}:{self.port_spark_ui}")
@@ -237,14 +235,17 @@ def get_settings() -> Settings:
 
 def _unknown() -> Iterator[str]:
     # A typing error, which without a word would leave the default in force.
-    known = {}
-    for name, field in Settings.model_fields.items():
-        known[_words(name)] = name.upper() if field.validation_alias else PREFIX + name.upper()
+    known = {_words(name): _variable(name) for name in Settings.model_fields}
     for variable in sorted(os.environ):
         if variable.upper().startswith(PREFIX) and variable.upper() not in known.values():
             meant = difflib.get_close_matches(_words(variable[len(PREFIX) :]), known, n=1)
             hint = f"do you mean {known[meant[0]]}?" if meant else "README.md has the list"
             yield f"{variable}: no such setting; {hint}"
+
+
+def _variable(name: str) -> str:
+    aliased = Settings.model_fields[name].validation_alias is not None
+    return name.upper() if aliased else PREFIX + name.upper()
 
 
 def _words(name: str) -> str:
@@ -254,5 +255,5 @@ def _words(name: str) -> str:
 def _problems(error: ValidationError) -> Iterator[str]:
     # Without the values: an address may hold a password.
     for problem in error.errors(include_url=False, include_input=False):
-        where = [name if name.isupper() else PREFIX + name.upper() for name in map(str, problem["loc"])]
+        where = [name if name.isupper() else _variable(name) for name in map(str, problem["loc"])]
         yield ": ".join([*where, problem["msg"].removeprefix("Value error, ")])

@@ -214,8 +214,8 @@ def test_models_are_swapped_to_and_fro_under_traffic_in_both_modes(
     engines: Stack, witness: Witness, versions: tuple[str, str]
 ) -> None:
     begun = serving(engines).generation
-    swaps = [(versions[1], "realtime"), (versions[0], "microbatch"), (versions[1], "microbatch")]
-    for version, trigger in [*swaps, (versions[0], "realtime")]:
+    swaps = zip(versions[::-1] * 2, ("realtime", "microbatch", "microbatch", "realtime"), strict=True)
+    for version, trigger in swaps:
         settings = engines.settings.model_copy(update={"trigger": trigger})
         done = predictor.act(settings, Action.DEPLOY, version)
         assert done.result is Result.REPLACED

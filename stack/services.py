@@ -93,7 +93,7 @@ def _mongo(settings: Settings) -> Service:
         command = [mongod, "--dbpath", str(folder), "--bind_ip", LOOPBACK, "--port", str(settings.port_mongo)]
     else:
         classpath = f"{artifacts.JARS / 'embedded-mongo'}:{artifacts.classpath('mongo')}"
-        command = [*_java(128, start_mib=32), "-cp", classpath, "EmbeddedMongo"]
+        command = [*_java(128, start_mib=32), "-XX:+ExitOnOutOfMemoryError", "-cp", classpath, "EmbeddedMongo"]
         command += [str(settings.port_mongo), str(embedded)]
     return Service("mongo", command, _mongo_ready, ports=("port_mongo",))
 
@@ -113,7 +113,7 @@ def _mongo_ready(settings: Settings) -> None:
 
 def _java(heap_mib: int, *, start_mib: int = 64) -> list[str]:
     """The Java launcher with a bounded heap; the serial collector is the smallest, more gains little on 2 cores."""
-    return ["java", f"-Xms{start_mib}m", f"-Xmx{heap_mib}m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
+    return ["java", f"-Xms{start_mib}m", f"-Xmx{heap_mib}m", "-XX:+UseSerialGC"]
 
 
 def _kafka(settings: Settings) -> Service:
@@ -128,6 +128,7 @@ def _kafka(settings: Settings) -> Service:
         "listeners": listeners,
         "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{settings.port_kafka}",
         "log.dirs": str(folder / "data"),
+        "compression.type": "uncompressed",  # flight_delays.topics.CONFIG, for topics that have no setting of their own
         "auto.create.topics.enable": "false",  # topics are made by the DAG, with the contract's partitions
         "offsets.topic.replication.factor": "1",
         "offsets.topic.num.partitions": "4",
@@ -152,6 +153,7 @@ def _kafka(settings: Settings) -> Service:
     cluster = folder / "cluster.id"
     if not cluster.exists():
         cluster.write_text(uuid.uuid4().hex[:22])
+    # Kafka does not end where its memory does: it refuses a batch that needs more once unpacked, and serves on.
     java = [*_java(512), f"-Dlog4j2.configurationFile={PROJECT / 'stack' / 'log4j2.properties'}"]
     java += ["-cp", artifacts.classpath("kafka")]
     storage = [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted"]

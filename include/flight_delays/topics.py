@@ -1,8 +1,9 @@
-"""The Kafka topics of the line."""
+"""The Kafka topics: their settings, and which topic it is that bears a name."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Final
 
 from flight_delays.contract import TOPICS
 
@@ -11,11 +12,21 @@ if TYPE_CHECKING:
 
     from flight_delays.settings import Settings
 
+log = logging.getLogger(__name__)
+
+CONFIG: Final = {"compression.type": "uncompressed"}
+"""What every topic has, also one of an earlier release.
+
+A record's limit counts compressed bytes: 150 MB of one letter take a few KB, and end whoever reads them. With this
+setting the broker unpacks a batch, and refuses one above `max.message.bytes`.
+"""
+
 
 def ensure_topics(admin: AdminClient, settings: Settings) -> list[str]:
-    """Creates the topics that are not there yet and returns their names; those that are there stay as they are.
+    """Creates the topics that are not there yet, and returns their names; the others get `CONFIG` where they lack it.
 
-    Raises confluent_kafka.KafkaException where the brokers cannot be reached or refuse.
+    The topics of an external Kafka are not altered: the log names what they lack. Raises confluent_kafka.KafkaException
+    where the brokers cannot be reached or refuse.
     """
     from confluent_kafka import KafkaError, KafkaException
     from confluent_kafka.admin import NewTopic
@@ -26,7 +37,7 @@ def ensure_topics(admin: AdminClient, settings: Settings) -> list[str]:
             topic,
             num_partitions=settings.topic_partitions,
             replication_factor=settings.topic_replication,
-            config={"retention.ms": retention},
+            config={"retention.ms": retention, **CONFIG},
         )
         for topic in TOPICS
     ]
@@ -38,4 +49,50 @@ def ensure_topics(admin: AdminClient, settings: Settings) -> list[str]:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
+    _ensure_config(admin, settings, [topic for topic in TOPICS if topic not in created])
     return created
+
+
+def _ensure_config(admin: AdminClient, settings: Settings, topics: list[str]) -> None:
+    from confluent_kafka import KafkaError, KafkaException
+    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+    if not resources:
+        return
+    changes = []
+    for resource, future in admin.describe_configs(resources, request_timeout=15).items():
+        try:
+            found = future.result()
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                continue  # somebody created it a moment ago, and the broker does not describe it yet
+            raise
+        lacking = {name: value for name, value in CONFIG.items() if found[name].value != value}
+        if lacking and settings.kafka_is_external:
+            setting = ", ".join(f"{name}={value}" for name, value in lacking.items())
+            log.warning(
+                "The topic %s lacks %s: without it a compressed record of some KB can stop every reader. Set it: "
+                "kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s",
+                *(resource.name, setting, resource.name, setting),
+            )
+        elif lacking:
+            entries = [
+                ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in lacking.items()
+            ]
+            changes.append(ConfigResource(ResourceType.TOPIC, resource.name, incremental_configs=entries))
+    if changes:
+        for future in admin.incremental_alter_configs(changes, request_timeout=15).values():
+            future.result()
+
+
+def topic_id(admin: AdminClient, topic: str) -> str:
+    """The id of the topic that bears this name now: another one once it was deleted and recreated.
+
+    Empty where the broker gives none (before Kafka 2.8). Raises confluent_kafka.KafkaException.
+    """
+    from confluent_kafka import TopicCollection
+
+    found = admin.describe_topics(TopicCollection([topic]), request_timeout=10)[topic].result().topic_id
+    zero = found is None or not (found.get_most_significant_bits() or found.get_least_significant_bits())
+    return "" if zero else str(found)

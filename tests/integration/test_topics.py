@@ -1,0 +1,111 @@
+"""What the topics refuse, on a real Kafka, and which topic it is that bears a name."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from confluent_kafka import KafkaError, Producer
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from flight_delays import topics
+from flight_delays.topics import ensure_topics, topic_id
+from tests.conftest import Stack
+from tests.integration.line import until
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def admin(stack: Stack) -> AdminClient:
+    return AdminClient({"bootstrap.servers": stack.settings.kafka_bootstrap})
+
+
+@pytest.fixture
+def old_topic(admin: AdminClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A topic that takes batches as they come, as release 0.1.0 created all of them."""
+    name = f"old-{uuid4()}"
+    admin.create_topics([NewTopic(name, 1, 1, config={"compression.type": "producer"})])[name].result(20)
+    until(lambda: name in admin.list_topics(timeout=10).topics, 20, "the topic")
+    monkeypatch.setattr(topics, "TOPICS", (name,))
+    yield name
+    admin.delete_topics([name])[name].result(20)
+
+
+def compression(admin: AdminClient, topic: str) -> str:
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    value: str = admin.describe_configs([resource])[resource].result(20)["compression.type"].value
+    return value
+
+
+def send(stack: Stack, topic: str, codec: str, size: int, count: int = 1) -> set[int | None]:
+    """Sends records of one letter in one batch; returns the codes of what became of them, None for taken."""
+    options = {"compression.type": codec, "message.max.bytes": 500_000_000, "batch.size": 500_000_000, "linger.ms": 500}
+    limits = {"message.timeout.ms": 20_000, "queue.buffering.max.kbytes": 2_000_000}
+    producer = Producer({"bootstrap.servers": stack.settings.kafka_bootstrap, **options, **limits})
+    codes: set[int | None] = set()
+
+    def done(error: KafkaError | None, _: Any) -> None:
+        codes.add(error.code() if error else None)
+
+    for _ in range(count):
+        producer.produce(topic, b"a" * size, partition=0, on_delivery=done)
+    assert producer.flush(60) == 0
+    return codes
+
+
+def test_topics_of_an_earlier_release_get_the_setting(stack: Stack, admin: AdminClient, old_topic: str) -> None:
+    assert compression(admin, old_topic) == "producer"
+    assert ensure_topics(admin, stack.settings) == []
+    assert compression(admin, old_topic) == "uncompressed"
+
+
+def test_an_external_kafka_is_warned_about_and_not_altered(
+    stack: Stack, admin: AdminClient, old_topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    external = stack.settings.model_copy(update={"kafka_bootstrap": f"localhost:{stack.settings.port_kafka}"})
+    with caplog.at_level(logging.WARNING):
+        ensure_topics(admin, external)
+    assert compression(admin, old_topic) == "producer"
+    assert f"--entity-name {old_topic} --add-config compression.type=uncompressed" in caplog.text
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_a_compressed_record_of_150_megabytes_is_refused(
+    codec: str, stack: Stack, admin: AdminClient, old_topic: str
+) -> None:
+    ensure_topics(admin, stack.settings)
+    assert send(stack, old_topic, codec, 150_000_000) == {KafkaError.MSG_SIZE_TOO_LARGE}
+    assert send(stack, old_topic, codec, 400) == {None}
+
+
+def test_five_compressed_batches_of_360_megabytes_at_once_do_not_end_the_broker(
+    stack: Stack, admin: AdminClient, old_topic: str
+) -> None:
+    ensure_topics(admin, stack.settings)
+    broker = stack.supervisor.states()["kafka"]["pid"]
+    results: list[set[int | None]] = []
+    senders = [
+        threading.Thread(target=lambda: results.append(send(stack, old_topic, "zstd", 900_000, 400))) for _ in range(5)
+    ]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+    assert len(results) == 5
+    assert None not in set().union(*results)
+    assert send(stack, old_topic, "zstd", 400) == {None}
+    assert stack.supervisor.states()["kafka"]["pid"] == broker
+
+
+def test_a_recreated_topic_has_another_id(stack: Stack, admin: AdminClient, old_topic: str) -> None:
+    before = topic_id(admin, old_topic)
+    assert before
+    assert topic_id(admin, old_topic) == before
+    admin.delete_topics([old_topic])[old_topic].result(20)
+    admin.create_topics([NewTopic(old_topic, 1, 1)])[old_topic].result(20)
+    assert topic_id(admin, old_topic) not in ("", before)

@@ -73,6 +73,7 @@ def read_requests(spark: SparkSession, settings: Settings, starting_offsets: str
         spark.readStream.format("kafka")
         .option("kafka.bootstrap.servers", settings.kafka_bootstrap)
         .option("subscribe", REQUEST_TOPIC)
+        .option("kafka.max.poll.records", "100")  # so many are in memory, each of up to 1 MB
         .option("startingOffsets", starting_offsets)
         .option("failOnDataLoss", "false")  # a message past its retention must not stop the stream for ever
         .load()
@@ -235,6 +236,7 @@ def route(predicted: DataFrame) -> DataFrame:
         "partition": F.col("RequestPartition"),
         "offset": F.col("RequestOffset"),
         "UUID": uuid,
+        "Deployment": F.col("Deployment"),
     }
     valid = F.col("invalid").isNull()
     rejected = F.to_json(F.struct(*(column.alias(name) for name, column in dead_letter.items())))

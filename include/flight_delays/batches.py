@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from flight_delays.canary import BrokerError
 
 if TYPE_CHECKING:
+    from confluent_kafka import Consumer, Message
+
     from flight_delays.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,7 @@ without compression can send one. (A request has some 400 bytes.)"""
 MAX_BATCH_BYTES: Final = 64 * 1024 * 1024
 """A compressed batch above this once unpacked is unreadable: librdkafka unpacks a whole batch, of at most 100 MB."""
 
+_WAIT_MS: Final = 10_000
 _FETCH_BYTES: Final = 4 * 1024 * 1024
 _RESPONSE_BYTES: Final = 128 * 1024 * 1024
 """A response has at least one whole batch, however large the broker lets it be."""
@@ -52,16 +55,18 @@ def unreadable(
     at. Memory stays at some MiB, whatever lies there. Raises BrokerError where Kafka does not answer.
     """
     from kafka.client_async import KafkaClient
-    from kafka.errors import KafkaError
+    from kafka.errors import KafkaError, LeaderNotAvailableError
     from kafka.structs import TopicPartition
 
     try:
         client = KafkaClient(bootstrap_servers=settings.kafka_bootstrap, receive_message_max_bytes=_RESPONSE_BYTES)
         try:
-            client.poll(future=client.set_topics([topic]))
+            client.poll(timeout_ms=_WAIT_MS, future=client.set_topics([topic]))
             for partition, offset in sorted(offsets.items()):
                 leader = client.cluster.leader_for_partition(TopicPartition(topic, partition))
-                client.await_ready(leader, timeout_ms=10_000)
+                if leader in (None, -1):
+                    raise LeaderNotAvailableError(f"partition {partition} has no leader")
+                client.await_ready(leader, timeout_ms=_WAIT_MS)
                 for first, last, codec, data in _batches(client, leader, topic, partition, offset):
                     reason = "the client cannot unpack it" if only_first else _problem(codec, data)
                     if reason is not None:
@@ -74,6 +79,30 @@ def unreadable(
             client.close()
     except KafkaError as error:
         raise BrokerError(f"Kafka at {settings.kafka_bootstrap} does not give batches of {topic}: {error}") from error
+
+
+def is_of_a_batch(message: Message) -> bool:
+    """Whether the error in place of a message is that the client cannot read a batch, however often it tries."""
+    from confluent_kafka import KafkaError
+
+    return message.error().code() in (KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG)
+
+
+def skip(consumer: Consumer, settings: Settings, message: Message) -> Unreadable | None:
+    """Has the consumer go on behind the batch for which it gave this error; returns what it leaves out.
+
+    None where the error is no matter of a batch. Raises BrokerError where Kafka does not answer.
+    """
+    from confluent_kafka import TopicPartition
+
+    if not is_of_a_batch(message):
+        return None
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    for found in unreadable(settings, topic, {partition: offset}, only_first=True):
+        log.warning("Left out %s-%d, offsets %d to %d: %s", topic, partition, found.first, found.last, found.reason)
+        consumer.seek(TopicPartition(topic, partition, found.last + 1))
+        return found
+    return None
 
 
 def _batches(

@@ -126,7 +126,7 @@ def partitions_of(
     try:
         found = client.list_topics(topic, timeout=timeout_seconds).topics[topic]
     except KafkaException as error:
-        raise _no_broker(settings, error) from error
+        raise no_broker(settings, error) from error
     if found.error is not None:
         raise BrokerError(
             f"Kafka at {settings.kafka_bootstrap} has no topic {topic}; the DAG flight_delay_predictor creates it "
@@ -148,7 +148,7 @@ def reader(settings: Settings) -> Iterator[Consumer]:
     try:
         yield consumer
     except KafkaException as error:
-        raise _no_broker(settings, error) from error
+        raise no_broker(settings, error) from error
     finally:
         consumer.close()
 
@@ -218,7 +218,8 @@ def prove(
         return uuids, time.monotonic() - begin
 
 
-def _no_broker(settings: Settings, error: KafkaException) -> BrokerError:
+def no_broker(settings: Settings, error: KafkaException) -> BrokerError:
+    """What to raise for this error of a Kafka client."""
     what = error.args[0].str()
     return BrokerError(
         f"Kafka does not answer at {settings.kafka_bootstrap} (FLIGHTS_KAFKA_BOOTSTRAP; {what}); look at its log "

@@ -313,6 +313,7 @@ class DeadLetter(Message):
     partition: int = Field(description="Where the request lies on its topic")
     offset: int = Field(description="Where the request lies on its topic")
     UUID: str | None = Field(default=None, description="The request's, where it is readable")
+    Deployment: int | None = Field(default=None, description="Number of the deployment that rejected")
     RejectedAt: UtcTime | None = Field(
         default=None, description="Added by the sink: the dead letter's Kafka timestamp, like a response's PredictedAt"
     )

@@ -25,8 +25,10 @@ from bson.raw_bson import RawBSONDocument
 from confluent_kafka import Consumer, ConsumerGroupState, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 from pydantic import ValidationError
-from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, PyMongoError
 
+from flight_delays.batches import Unreadable, is_of_a_batch, skip
+from flight_delays.canary import BrokerError
 from flight_delays.contract import (
     DEAD_LETTER_TOPIC,
     PAYLOAD_BYTES,
@@ -53,6 +55,7 @@ TOPICS = [RESPONSE_TOPIC, DEAD_LETTER_TOPIC]
 _MAX_DOCUMENT_BYTES = 16 * 1024 * 1024  # MongoDB's limit
 _INSERT_BYTES = 4 * 1024 * 1024  # in one go: dead letters can have 64 KiB each, and the embedded server's heap is small
 _DUPLICATE_KEY = 11000
+_IDENTITY = ("payload_sha256", "UUID")  # what tells two rejections of one place apart
 _EXPIRY_INTERVAL_SECONDS = 600.0
 _LONGEST_BACKOFF_SECONDS = 5.0
 
@@ -147,8 +150,12 @@ def _rejection(letter: DeadLetter, rejected_at: dt.datetime) -> dict[str, Any]:
 
 
 def set_aside(message: Message, problem: str) -> Entry:
-    """The rejected document for a message of the sink's own topics; its `_id` names that topic, not the requests'."""
-    value = message.value() or b""
+    """The rejected document for a message of the sink's own topics; its `_id` names that topic, not the requests'.
+
+    For an error in place of a batch, the document of that batch.
+    """
+    no_message = message.error() is not None
+    value = b"" if no_message else message.value() or b""
     document: dict[str, Any] = {
         "_id": rejected_id(message.topic(), message.partition(), message.offset()),
         "reason": Reason.NOT_STORABLE.value,
@@ -159,7 +166,7 @@ def set_aside(message: Message, problem: str) -> Entry:
         "payload_sha256": hashlib.sha256(value).hexdigest(),
         "partition": message.partition(),
         "offset": message.offset(),
-        "RejectedAt": _kafka_time(message),
+        "RejectedAt": dt.datetime.now(dt.UTC) if no_message else _kafka_time(message),
     }
     if (uuid := _readable_uuid(message)) is not None:
         document["UUID"] = uuid
@@ -201,9 +208,10 @@ def store(db: Database[dict[str, Any]], entries: Iterable[Entry]) -> None:
 
     May be repeated. Raises PyMongoError where MongoDB is away or takes nothing at all.
     """
-    first: dict[tuple[Collection, str], Entry] = {}
+    first: dict[tuple[Collection, str, bytes], Entry] = {}
     for item in entries:
-        first.setdefault((item.collection, item.id), item)
+        another = item.bson if item.collection is Collection.REJECTED else b""  # two topics' rejections share an `_id`
+        first.setdefault((item.collection, item.id, another), item)
     for collection in (Collection.RESPONSES, Collection.REPLAYS, Collection.CANARIES, Collection.REJECTED):
         for chunk in _chunks([item for item in first.values() if item.collection == collection]):
             _insert(db, collection, chunk)
@@ -230,8 +238,11 @@ def _insert(db: Database[dict[str, Any]], collection: Collection, entries: list[
         if error.details.get("writeConcernErrors"):
             raise  # written, but perhaps not for good: once more
         for failure in error.details["writeErrors"]:
+            refused = entries[failure["index"]]
             if failure["code"] != _DUPLICATE_KEY:
-                _replace(db, entries[failure["index"]], failure["errmsg"])
+                _replace(db, refused, failure["errmsg"])
+            elif collection is Collection.REJECTED:
+                _insert_beside(db, refused)
     except OperationFailure as error:
         # The server is there and refused the whole command. One document's fault or its own?
         if len(entries) > 1:
@@ -239,6 +250,23 @@ def _insert(db: Database[dict[str, Any]], collection: Collection, entries: list[
                 _insert(db, collection, [item])
         else:
             _replace(db, entries[0], str(error))
+
+
+def _insert_beside(db: Database[dict[str, Any]], refused: Entry) -> None:
+    """Inserts a rejection whose `_id` another one has, of a topic that was recreated since, under an `_id` of its own.
+
+    The same rejection, delivered again, changes nothing.
+    """
+    document = bson.decode(refused.bson)
+    present = db[Collection.REJECTED].find_one({"_id": refused.id}, list(_IDENTITY)) or {}
+    if all(present.get(name) == document.get(name) for name in _IDENTITY):
+        return
+    identity = "|".join(str(document.get(name)) for name in _IDENTITY)
+    document["_id"] = f"{refused.id}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    try:
+        db[Collection.REJECTED].insert_one(document)
+    except DuplicateKeyError:
+        return
 
 
 def _replace(db: Database[dict[str, Any]], refused: Entry, problem: str) -> None:
@@ -283,6 +311,8 @@ class Sink:
         )
         self._written: deque[tuple[float, TopicPartition]] = deque()  # when, and the offset to go on from
         self._early: list[Message] = []  # came while waiting for MongoDB
+        self._unreadable: list[Message] = []  # errors in place of batches
+        self._left_out: dict[tuple[str, int], int] = {}  # the last offset of the batch that was left out last
         self._stopping = False
         self._stored = 0
         self._next_expiry = 0.0
@@ -305,6 +335,8 @@ class Sink:
             while not self._stopping:
                 if batch := self._next_batch():
                     self._process(batch)
+                while self._unreadable:
+                    self._leave_out(self._unreadable.pop())
                 self._store_offsets()
                 self._expire()
         finally:
@@ -324,6 +356,8 @@ class Sink:
                 if error.fatal():
                     raise KafkaException(error)
                 log.warning("Kafka: %s", error)
+                if is_of_a_batch(message):
+                    self._unreadable.append(message)
         return [message for message in batch if message.error() is None]
 
     def _process(self, batch: list[Message]) -> None:
@@ -335,13 +369,27 @@ class Sink:
         now = time.monotonic()
         self._written.extend((now, TopicPartition(topic, number, end)) for (topic, number), end in ends.items())
 
+    def _leave_out(self, error: Message) -> None:
+        """Goes on behind a batch that the client cannot read, once a rejected document says so."""
+        place = error.topic(), error.partition()
+        if error.offset() <= self._left_out.get(place, -1):
+            return  # the client said so again before it went on
+        found: list[Unreadable | None] = []
+        if not self._until_done(lambda: found.append(skip(self._consumer, self._settings, error))) or not found[0]:
+            return
+        last = self._left_out[place] = found[0].last
+        problem = f"the batch of the offsets {found[0].first} to {last} is unreadable: {found[0].reason}"
+        entry = set_aside(error, problem)
+        if self._until_done(lambda: store(self._db, [entry])):
+            self._written.append((time.monotonic(), TopicPartition(*place, last + 1)))
+
     def _until_done(self, action: Callable[[], object]) -> bool:
         """Tries the action until it works, and stays in the consumer group meanwhile. False: stopping, not done."""
         backoff = 0.1
         while not self._stopping:
             try:
                 action()
-            except (PyMongoError, KafkaException) as error:
+            except (PyMongoError, KafkaException, BrokerError) as error:
                 log.warning("Tries again in %.1f s: %.300s", backoff, error)
                 self._wait(backoff)
                 backoff = min(backoff * 2, _LONGEST_BACKOFF_SECONDS)

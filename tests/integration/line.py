@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
 import httpx
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from flight_delays import canary, predictor
 from flight_delays.contract import REQUEST_TOPIC
@@ -53,13 +55,60 @@ def put(line: Stack, *messages: bytes | None, **more: Any) -> list[tuple[int, in
     return [places[number] for number in range(len(messages))]
 
 
-def messages_on(line: Stack, topic: str) -> list[Message]:
-    """Everything that lies on the topic now."""
+@contextmanager
+def compressed(stack: Stack, topic: str) -> Iterator[None]:
+    """Lets the topic take batches as producers compress them, as the topics of release 0.1.0 did."""
+    admin = AdminClient({"bootstrap.servers": stack.settings.kafka_bootstrap})
+
+    def set_compression(value: str) -> None:
+        entry = ConfigEntry("compression.type", value, incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+        admin.incremental_alter_configs([resource])[resource].result(20)
+
+    set_compression("producer")
+    try:
+        yield
+    finally:
+        set_compression("uncompressed")
+
+
+def put_bomb(
+    stack: Stack, topic: str, codec: str = "zstd", size: int = 150_000_000, count: int = 1, *, partition: int = 0
+) -> tuple[set[int | None], int]:
+    """Sends records of one letter in one batch: the codes of what became of them, None for taken, and the last offset.
+
+    A batch of some KB on the wire, which takes `size * count` bytes once unpacked.
+    """
+    options = {"compression.type": codec, "message.max.bytes": 500_000_000, "batch.size": 500_000_000}
+    limits = {
+        "linger.ms": 10_000,
+        "batch.num.messages": count,
+        "message.timeout.ms": 30_000,
+        "queue.buffering.max.kbytes": 2_000_000,
+    }
+    producer = Producer({"bootstrap.servers": stack.settings.kafka_bootstrap, **options, **limits})
+    codes: set[int | None] = set()
+    last = -1
+
+    def done(error: KafkaError | None, message: Message) -> None:
+        nonlocal last
+        codes.add(error.code() if error else None)
+        last = message.offset() if error is None else last
+
+    for _ in range(count):
+        producer.produce(topic, b"a" * size, partition=partition, on_delivery=done)
+    assert producer.flush(60) == 0
+    return codes, last
+
+
+def messages_on(line: Stack, topic: str, begin: int = 0) -> list[Message]:
+    """Everything that lies on the topic now; of partition 0 from that offset on."""
     consumer = Consumer({"bootstrap.servers": line.settings.kafka_bootstrap, "group.id": "tests"})
     found = []
     try:
         for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
             low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+            low = low if partition else max(low, begin)
             consumer.assign([TopicPartition(topic, partition, low)])
             while low < high:
                 message = consumer.poll(20)

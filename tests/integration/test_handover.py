@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from flight_delays.predictor import handover
 from tests.conftest import Stack
-from tests.integration.line import until
+from tests.integration.line import compressed, messages_on, put_bomb, until
 
 pytestmark = pytest.mark.integration
 
@@ -44,13 +44,14 @@ def put(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Put:
     return now
 
 
-def goes_on(stack: Stack, folder: Path, committed: int) -> int:
+def goes_on(stack: Stack, folder: Path, committed: int, topic_since: int = 0) -> int:
     """The offset of partition 0, where the last batch was committed at that one."""
     file = folder / "sources" / "0" / "0"
     file.parent.mkdir(parents=True)
     file.write_text("v1\n" + json.dumps({handover.REQUEST_TOPIC: {"0": committed, "1": 0}}))
     os.utime(file, (time.time() - 10 * MINUTE,) * 2)
-    return int(json.loads(handover.starting_offsets(stack.settings, folder))[handover.REQUEST_TOPIC]["0"])
+    start = handover.starting_point(stack.settings, folder, topic_since)
+    return int(json.loads(start.for_spark())[handover.REQUEST_TOPIC]["0"])
 
 
 def answer(offset: int) -> dict[str, int]:
@@ -85,6 +86,31 @@ def test_an_offset_that_was_given_away_again_was_not_answered(stack: Stack, put:
     for _ in range(3):  # the broker's machine lost the first three, and their offsets are those of other requests now
         put("request", {}, MINUTE)
     assert goes_on(stack, tmp_path, committed=0) == 0
+
+
+def test_answers_of_a_topic_that_is_gone_do_not_count(stack: Stack, put: Put, tmp_path: Path) -> None:
+    for offset in range(3):
+        put("request", {}, 2 * MINUTE)
+        put("answer", answer(offset) | {"Deployment": 4 if offset == 2 else 5}, MINUTE)
+    assert goes_on(stack, tmp_path, committed=0, topic_since=5) == 2
+
+
+def test_a_start_goes_around_what_no_query_can_read(stack: Stack, put: Put) -> None:
+    topic = handover.REQUEST_TOPIC
+    with compressed(stack, topic):
+        for number in range(6):
+            put("request", {"number": number}, MINUTE)
+        put_bomb(stack, topic)
+        put("request", {"number": 6}, MINUTE)
+        put_bomb(stack, topic, size=900_000, count=400)
+    put("request", {"number": 7}, MINUTE)
+    begin = handover.Start({0: 1, 1: -2}, {(0, 2), (0, 3)})  # 0 to 3 are answered
+    found = handover.unreadable_from(stack.settings, begin)
+    assert [(gap.first, gap.last) for gap in found] == [(6, 6), (8, 407)]
+    behind = handover.go_around(stack.settings, begin, found)
+    assert behind.offsets == {0: 408, 1: 0}
+    again = [json.loads(message.value() or b"") for message in messages_on(stack, topic, begin=408)]
+    assert sorted(each["number"] for each in again) == [1, 4, 5, 6, 7], "what was not answered comes again, once"
 
 
 @pytest.mark.parametrize(

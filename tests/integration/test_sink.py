@@ -18,11 +18,12 @@ import pytest
 from confluent_kafka import Message, Producer
 from pymongo.database import Database
 
-from flight_delays.contract import DEAD_LETTER_TOPIC, RESPONSE_TOPIC, Collection, Reason
+from flight_delays.contract import DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC, Collection, Reason
 from flight_delays.settings import Settings
 from flight_delays.sink import Entry, check, entry, store
 from flight_delays.store import find_answer, find_canary
 from tests.conftest import Stack
+from tests.integration.line import compressed, put_bomb
 
 pytestmark = pytest.mark.integration
 
@@ -182,6 +183,54 @@ def test_poison_is_set_aside_and_the_rest_goes_on(settings: Settings, mongo: Dat
     prediction = find_answer(mongo, good[0])  # rejected once, answered once
     assert prediction is not None
     assert prediction.status == "OK"
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd"])
+@pytest.mark.parametrize("topic", [RESPONSE_TOPIC, DEAD_LETTER_TOPIC])
+def test_a_bomb_is_set_aside_and_the_rest_goes_on(
+    codec: str, topic: str, stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
+) -> None:
+    uuids = [str(uuid4()) for _ in range(40)]
+    with compressed(stack, topic):
+        produce(settings, [answer(uuid) for uuid in uuids[:20]])
+        for partition in (0, 1):
+            assert put_bomb(stack, topic, codec, partition=partition)[0] == {None}
+        produce(settings, [answer(uuid) for uuid in uuids[20:]])
+    with sink(settings):
+        eventually(lambda: stored(mongo, uuids))
+        eventually(lambda: mongo[Collection.REJECTED].estimated_document_count() == 2)
+        time.sleep(1.5)  # until the offsets behind them are committed
+    rejected = list(mongo[Collection.REJECTED].find({}))
+    assert {document["reason"] for document in rejected} == {Reason.NOT_STORABLE}
+    assert {document["topic"] for document in rejected} == {topic}
+    mongo[Collection.REJECTED].delete_many({})
+    later = str(uuid4())
+    with sink(settings):
+        produce(settings, [answer(later)])
+        eventually(lambda: find_answer(mongo, later) is not None)
+        assert mongo[Collection.REJECTED].estimated_document_count() == 0, "it is not met again"
+
+
+def test_the_second_rejection_at_a_place_is_kept_beside_the_first(
+    settings: Settings, mongo: Database[dict[str, Any]]
+) -> None:
+    def letter(uuid: str, sha256: str) -> tuple[str, str, bytes]:
+        fields = {"reason": "empty", "payload_bytes": 0, "partition": 0, "offset": 7, "payload_sha256": sha256}
+        return DEAD_LETTER_TOPIC, uuid, json.dumps({**fields, "UUID": uuid}).encode()
+
+    first, second, third = (str(uuid4()) for _ in range(3))
+    letters = [letter(first, "a"), letter(second, "b"), letter(third, "b"), letter(first, "b")]
+    for _ in range(2):  # delivered again: nothing changes
+        with sink(settings):
+            produce(settings, letters)
+            eventually(lambda: all(find_answer(mongo, uuid) is not None for uuid in (first, second, third)))
+            marker = str(uuid4())
+            produce(settings, [(DEAD_LETTER_TOPIC, marker, letter(marker, marker)[2])])
+            eventually(lambda: find_answer(mongo, marker) is not None)  # noqa: B023
+        mongo[Collection.REJECTED].delete_many({"UUID": marker})
+        assert mongo[Collection.REJECTED].estimated_document_count() == 4
+        (document,) = mongo[Collection.REJECTED].find({"_id": f"{REQUEST_TOPIC}-0-7"})
+        assert document["UUID"] == first
 
 
 def test_what_mongodb_refuses_is_set_aside(mongo: Database[dict[str, Any]]) -> None:

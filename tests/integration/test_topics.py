@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from typing import Any
 from uuid import uuid4
 
 import pytest
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from flight_delays import topics
 from flight_delays.topics import ensure_topics, topic_id
 from tests.conftest import Stack
-from tests.integration.line import until
+from tests.integration.line import put_bomb, until
 
 pytestmark = pytest.mark.integration
 
@@ -42,22 +41,6 @@ def compression(admin: AdminClient, topic: str) -> str:
     return value
 
 
-def send(stack: Stack, topic: str, codec: str, size: int, count: int = 1) -> set[int | None]:
-    """Sends records of one letter in one batch; returns the codes of what became of them, None for taken."""
-    options = {"compression.type": codec, "message.max.bytes": 500_000_000, "batch.size": 500_000_000, "linger.ms": 500}
-    limits = {"message.timeout.ms": 20_000, "queue.buffering.max.kbytes": 2_000_000}
-    producer = Producer({"bootstrap.servers": stack.settings.kafka_bootstrap, **options, **limits})
-    codes: set[int | None] = set()
-
-    def done(error: KafkaError | None, _: Any) -> None:
-        codes.add(error.code() if error else None)
-
-    for _ in range(count):
-        producer.produce(topic, b"a" * size, partition=0, on_delivery=done)
-    assert producer.flush(60) == 0
-    return codes
-
-
 def test_topics_of_an_earlier_release_get_the_setting(stack: Stack, admin: AdminClient, old_topic: str) -> None:
     assert compression(admin, old_topic) == "producer"
     assert ensure_topics(admin, stack.settings) == []
@@ -79,8 +62,8 @@ def test_a_compressed_record_of_150_megabytes_is_refused(
     codec: str, stack: Stack, admin: AdminClient, old_topic: str
 ) -> None:
     ensure_topics(admin, stack.settings)
-    assert send(stack, old_topic, codec, 150_000_000) == {KafkaError.MSG_SIZE_TOO_LARGE}
-    assert send(stack, old_topic, codec, 400) == {None}
+    assert put_bomb(stack, old_topic, codec)[0] == {KafkaError.MSG_SIZE_TOO_LARGE}
+    assert put_bomb(stack, old_topic, codec, 400)[0] == {None}
 
 
 def test_five_compressed_batches_of_360_megabytes_at_once_do_not_end_the_broker(
@@ -90,7 +73,8 @@ def test_five_compressed_batches_of_360_megabytes_at_once_do_not_end_the_broker(
     broker = stack.supervisor.states()["kafka"]["pid"]
     results: list[set[int | None]] = []
     senders = [
-        threading.Thread(target=lambda: results.append(send(stack, old_topic, "zstd", 900_000, 400))) for _ in range(5)
+        threading.Thread(target=lambda: results.append(put_bomb(stack, old_topic, size=900_000, count=400)[0]))
+        for _ in range(5)
     ]
     for sender in senders:
         sender.start()
@@ -98,7 +82,7 @@ def test_five_compressed_batches_of_360_megabytes_at_once_do_not_end_the_broker(
         sender.join()
     assert len(results) == 5
     assert None not in set().union(*results)
-    assert send(stack, old_topic, "zstd", 400) == {None}
+    assert put_bomb(stack, old_topic, size=400)[0] == {None}
     assert stack.supervisor.states()["kafka"]["pid"] == broker
 
 

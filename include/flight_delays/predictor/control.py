@@ -9,8 +9,9 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,19 @@ from flight_delays.contract import REQUEST_TOPIC
 from flight_delays.names import Action
 from flight_delays.predictor import engine
 from flight_delays.predictor.events import Event, Kind, record
-from flight_delays.predictor.handover import EARLIEST, committed, starting_offsets
+from flight_delays.predictor.handover import (
+    Start,
+    committed,
+    go_around,
+    recreated,
+    request_topic_id,
+    starting_point,
+    unreadable_from,
+)
 from flight_delays.predictor.state import (
     Deployment,
     Failure,
+    Gap,
     OvertakenError,
     PredictorError,
     State,
@@ -102,7 +112,7 @@ def act(
             if not version:
                 raise PredictorError('deploy needs a version: {"action": "deploy", "version": "20260101T030000Z-..."}')
             training.move(settings.models, version, "deployed by hand")
-        run = _Run(settings, db)
+        run = _Run(settings, db, lambda candidate, why: event(Kind.QUARANTINED, candidate, why))
         outcome = run.do(action, reason)
         if outcome.result is not Result.UNCHANGED:
             event(Kind(outcome.result.value), outcome.deployment, outcome.reason)
@@ -131,9 +141,15 @@ class _Run:
     So whatever another run writes meanwhile, this one's next write fails, before it starts or stops anything more.
     """
 
-    def __init__(self, settings: Settings, db: Database[dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        db: Database[dict[str, Any]],
+        quarantined: Callable[[Deployment, str], None] = lambda _, __: None,
+    ) -> None:
         self.settings = settings
         self.db = db
+        self.quarantined = quarantined
         self.state: State = read_state(db)
         self.canaries: list[str] = []
         self.tried: Deployment | None = None
@@ -214,7 +230,7 @@ class _Run:
         serving = self.state.serving
         if serving is None or serving.version != version or restart:
             return self._replace(version, reason)
-        if (illness := engine.illness(self.settings, serving)) is None:
+        if (illness := recreated(self.settings, serving) or engine.illness(self.settings, serving)) is None:
             try:
                 return Outcome(Result.UNCHANGED, serving, canary_seconds=self._prove(serving))
             except canary.BrokerError:
@@ -228,7 +244,7 @@ class _Run:
         log.warning("deployment %d is ill: %s", ill.generation, illness)
         engine.verify(self.settings, ill.version)
         checkpoint = self.settings.checkpoints / ill.checkpoint
-        if checkpoint.exists() and committed(checkpoint) is None:
+        if checkpoint.exists() and committed(checkpoint) is None and not recreated(self.settings, ill):
             raise PredictorError(
                 f"the checkpoint {checkpoint} is damaged, so nothing tells where to go on: run the DAG "
                 'flight_delay_predictor with {"action": "restart"}, which answers again what Kafka still keeps (first '
@@ -272,10 +288,8 @@ class _Run:
         Where that fails, its session is stopped and the candidate is given back.
         """
         self.tried = candidate
-        old = self.state.serving
         try:
-            offsets = starting_offsets(self.settings, self.settings.checkpoints / old.checkpoint) if old else EARLIEST
-            candidate = engine.start(self.settings, candidate, offsets)
+            candidate = engine.start(self.settings, candidate, self._start(candidate).for_spark())
             self._change(candidate=candidate)
             seconds = self._prove(candidate)
         except Exception as error:
@@ -287,6 +301,30 @@ class _Run:
             raise
         self.tried = None
         return candidate, seconds
+
+    def _start(self, candidate: Deployment) -> Start:
+        """Where the candidate starts: behind what was answered, and behind what no query could read."""
+        old = self.state.serving
+        if old is None:
+            start = Start()
+        elif recreated(self.settings, old):  # its offsets are those of the topic that is gone
+            start = Start()
+            self._change(topic_since=candidate.generation)
+        else:
+            start = starting_point(self.settings, self.settings.checkpoints / old.checkpoint, self.state.topic_since)
+        found = unreadable_from(self.settings, start)
+        gaps = tuple(Gap(topic_id=candidate.topic_id, **asdict(batch)) for batch in found)
+        known = [gap for gap in self.state.gaps if gap.topic_id == candidate.topic_id and gap not in gaps]
+        for gap in gaps:
+            if gap not in self.state.gaps:
+                self.quarantined(
+                    candidate,
+                    f"partition {gap.partition} of {REQUEST_TOPIC}, offsets {gap.first} to {gap.last}, is quarantined, "
+                    f"as it would end every query: {gap.reason}",
+                )
+        if (*known, *gaps) != self.state.gaps:
+            self._change(gaps=(*known, *gaps))
+        return go_around(self.settings, start, found) if found else start
 
     def _prove(self, deployment: Deployment) -> float:
         """Seconds until the canaries were answered; where they are not, the query's own exception is the reason."""
@@ -314,7 +352,7 @@ class _Run:
         return True
 
     def _claim(self, version: str, *, alone: bool = False) -> Deployment:
-        candidate = self.state.next_deployment(version, alone=alone)
+        candidate = self.state.next_deployment(version, topic_id=request_topic_id(self.settings), alone=alone)
         self._change(generation=candidate.generation, candidate=candidate)
         return candidate
 
@@ -335,7 +373,7 @@ class _Run:
         """
         serving = self.state.serving
         if serving and candidate and candidate.alone and committed(self.settings.checkpoints / candidate.checkpoint):
-            serving = serving.model_copy(update={"checkpoint": candidate.checkpoint})
+            serving = serving.model_copy(update={"checkpoint": candidate.checkpoint, "topic_id": candidate.topic_id})
         return {"candidate": None, "serving": serving}
 
     def _change(self, **change: Any) -> None:

@@ -23,6 +23,7 @@ class Kind(StrEnum):
     STOPPED = "stopped"
     CANARY_FAILED = "canary_failed"
     FAILED = "failed"
+    QUARANTINED = "quarantined"
 
 
 class Event(BaseModel):
@@ -35,7 +36,7 @@ class Event(BaseModel):
     Generation: int | None = None
     Version: str | None = None
     Reason: str = ""
-    """What led to it (`repaired`), or what went wrong (`canary_failed`, `failed`)."""
+    """What led to it (`repaired`), or what went wrong (`canary_failed`, `failed`, `quarantined`)."""
     Seconds: float = 0
     DagRun: str = ""
     """`dag_id/run_id`; empty where no Airflow run did it."""

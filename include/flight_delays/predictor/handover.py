@@ -9,17 +9,21 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flight_delays.canary import first_messages, partitions_of, reader
+from flight_delays.batches import Unreadable, is_of_a_batch, skip, unreadable
+from flight_delays.canary import PARTITIONER, BrokerError, first_messages, no_broker, partitions_of, reader
 from flight_delays.contract import ANSWER_PLACE, DEAD_LETTER_PLACE, DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC
+from flight_delays.topics import topic_id
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, Message
+    from confluent_kafka import Consumer, Message, Producer
 
+    from flight_delays.predictor.state import Deployment
     from flight_delays.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,22 +49,57 @@ _PLACES: Final = {
 }
 
 
-def starting_offsets(settings: Settings, checkpoint: Path) -> str:
-    """Where the successor of the query with this checkpoint starts, for Spark's option `startingOffsets`.
+@dataclass(frozen=True)
+class Start:
+    """Where a query starts: `offsets` of each partition, None for the beginning; `answered` are places behind it."""
+
+    offsets: Offsets | None = None
+    answered: Container[Place] = frozenset()
+
+    def for_spark(self) -> str:
+        """The value of Spark's option `startingOffsets`."""
+        return EARLIEST if self.offsets is None else json.dumps({REQUEST_TOPIC: self.offsets})
+
+
+def request_topic_id(settings: Settings) -> str:
+    """The id of the request topic of now; empty where the broker gives none. Raises canary.BrokerError."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    try:
+        return topic_id(AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0}), REQUEST_TOPIC)
+    except KafkaException as error:
+        raise no_broker(settings, error) from error
+
+
+def recreated(settings: Settings, deployment: Deployment) -> str | None:
+    """What to say where the request topic is another one than the deployment reads; None where it is the same.
+
+    Without this, the offsets of the topic that is gone would skip as many requests of the one that is there.
+    """
+    if not deployment.topic_id or request_topic_id(settings) in ("", deployment.topic_id):
+        return None
+    return (
+        f"the topic {REQUEST_TOPIC} was deleted and recreated since deployment {deployment.generation} started; it is "
+        "read from the beginning"
+    )
+
+
+def starting_point(settings: Settings, checkpoint: Path, topic_since: int = 0) -> Start:
+    """Where the successor of the query with this checkpoint starts.
 
     In each partition that is the first request since the last committed batch that has neither an answer nor a dead
-    letter on Kafka. What comes after it may be answered twice; the first answer stays. "earliest" where the checkpoint
-    tells nothing. Raises canary.BrokerError where Kafka does not answer.
+    letter on Kafka, of a deployment from `topic_since` on. What comes after it may be answered twice; the first answer
+    stays. The beginning where the checkpoint tells nothing. Raises canary.BrokerError where Kafka does not answer.
     """
     found = committed(checkpoint)
     if found is None:
-        return EARLIEST
+        return Start()
     offsets, since = found
     begin = time.monotonic()
     with reader(settings) as consumer:
-        answered = _answered(consumer, settings, since)
-        places = partitions_of(consumer, settings, REQUEST_TOPIC)
-        bounds = [consumer.get_watermark_offsets(place, timeout=_KAFKA_SECONDS) for place in places]
+        answered = _answered(consumer, settings, since, topic_since)
+        bounds = list(_bounds(consumer, settings).values())
     behind = behind_answered(offsets, answered)
     sure = _still_answered(settings, answered, [(p, offset - 1) for p, offset in behind.items()])
     behind = {p: offset if (p, offset - 1) in sure else offsets[p] for p, offset in behind.items()}
@@ -69,7 +108,77 @@ def starting_offsets(settings: Settings, checkpoint: Path) -> str:
         "the last batch was committed at %s; %d were answered since, found in %.1f s: going on at %s",
         *(offsets, len(answered), time.monotonic() - begin, going_on),
     )
-    return json.dumps({REQUEST_TOPIC: going_on})
+    return Start(going_on, answered)
+
+
+def unreadable_from(settings: Settings, start: Start) -> list[Unreadable]:
+    """The batches from there on that would end the query, whose reader unpacks them. Raises canary.BrokerError."""
+    with reader(settings) as consumer:
+        bounds = _bounds(consumer, settings)
+    offsets = start.offsets or {}
+    return list(unreadable(settings, REQUEST_TOPIC, {p: _at(offsets.get(p), low) for p, (low, _) in bounds.items()}))
+
+
+def go_around(settings: Settings, start: Start, gaps: Collection[Unreadable]) -> Start:
+    """The start behind the last gap of each partition, once each readable request before it is on the topic again.
+
+    Requests that were answered stay where they are; the others keep their UUID, so an answer to the first of the two
+    stays. Returns after Kafka has confirmed them all. Raises canary.BrokerError.
+    """
+    from confluent_kafka import Producer, TopicPartition
+
+    failures: list[str] = []
+
+    def confirmed(error: Any, message: Message) -> None:
+        if error is not None:
+            failures.append(f"{error} (a request of {len(message.value() or b''):,} bytes)")
+
+    options = {"enable.idempotence": True, "partitioner": PARTITIONER, "message.timeout.ms": 60_000}
+    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0, **options})
+    sent = 0
+    with reader(settings) as consumer:
+        bounds = _bounds(consumer, settings)
+        offsets = {p: _at((start.offsets or {}).get(p), low) for p, (low, _) in bounds.items()}
+        for gap in sorted(gaps, key=lambda gap: (gap.partition, gap.first)):
+            position = offsets[gap.partition]
+            if position < gap.first:
+                consumer.assign([TopicPartition(REQUEST_TOPIC, gap.partition, position)])
+            while position < gap.first:
+                message = consumer.poll(_KAFKA_SECONDS)
+                if message is not None and message.error() is not None and is_of_a_batch(message):
+                    break  # the gap itself: no request lies just before it
+                if message is None or message.error() is not None:
+                    why = "no answer" if message is None else message.error()
+                    raise BrokerError(f"Kafka does not give the requests before an unreadable one: {why}")
+                position = message.offset() + 1
+                if position <= gap.first and (gap.partition, message.offset()) not in start.answered:
+                    _produce(producer, message, confirmed)
+                    sent += 1
+            offsets[gap.partition] = max(offsets[gap.partition], gap.last + 1)
+    left = producer.flush(90)
+    if left or failures:
+        raise BrokerError(f"Kafka did not take {left or len(failures)} of {sent} requests again: {failures[:1]}")
+    log.warning("%d requests are on the topic again, behind %d unreadable batches", sent, len(gaps))
+    return Start(offsets)
+
+
+def _produce(producer: Producer, message: Message, confirmed: Callable[[Any, Message], None]) -> None:
+    while True:
+        try:
+            producer.produce(REQUEST_TOPIC, key=message.key(), value=message.value(), on_delivery=confirmed)
+            return
+        except BufferError:
+            producer.poll(0.1)
+
+
+def _bounds(consumer: Consumer, settings: Settings) -> dict[int, tuple[int, int]]:
+    places = partitions_of(consumer, settings, REQUEST_TOPIC)
+    return {place.partition: consumer.get_watermark_offsets(place, timeout=_KAFKA_SECONDS) for place in places}
+
+
+def _at(offset: int | None, low: int) -> int:
+    """The offset; where it stands for the beginning (`FROM_THE_BEGINNING`, none), that."""
+    return low if offset is None else max(offset, low)
 
 
 def behind_answered(offsets: Offsets, answered: Container[Place]) -> Offsets:
@@ -111,7 +220,7 @@ def committed(checkpoint: Path) -> tuple[Offsets, float] | None:
     return None
 
 
-def _answered(consumer: Consumer, settings: Settings, since: float) -> dict[Place, int]:
+def _answered(consumer: Consumer, settings: Settings, since: float, topic_since: int) -> dict[Place, int]:
     """The requests answered or rejected since then, as far as read in time, each with its last answer's timestamp."""
     from confluent_kafka import TopicPartition
 
@@ -129,25 +238,30 @@ def _answered(consumer: Consumer, settings: Settings, since: float) -> dict[Plac
     left = {(place.topic, place.partition) for place in begins if place.offset < end[place.topic, place.partition]}
     while left and time.monotonic() < deadline:
         for message in consumer.consume(1000, 0.1):
+            last = message.offset()
             if message.error() is not None:
-                continue
-            _, timestamp = message.timestamp()
-            if (place := _request_of(message)) is not None and timestamp <= latest:
-                found[place] = max(timestamp, found.get(place, 0))
+                if (skipped := skip(consumer, settings, message)) is None:
+                    continue
+                last = skipped.last
+            else:
+                _, timestamp = message.timestamp()
+                if (place := _request_of(message, topic_since)) is not None and timestamp <= latest:
+                    found[place] = max(timestamp, found.get(place, 0))
             source = message.topic(), message.partition()
-            if message.offset() >= end[source] - 1:
+            if last >= end[source] - 1:
                 left.discard(source)
     return found
 
 
-def _request_of(message: Message) -> Place | None:
+def _request_of(message: Message, topic_since: int) -> Place | None:
     partition_name, offset_name = _PLACES[message.topic()]
     try:
         fields: Any = json.loads(message.value() or b"null")
-        partition, offset = fields[partition_name], fields[offset_name]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        partition, offset, deployment = fields[partition_name], fields[offset_name], fields.get("Deployment", 0)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
-    return (partition, offset) if type(partition) is int and type(offset) is int else None
+    found = type(partition) is int and type(offset) is int and type(deployment) is int and deployment >= topic_since
+    return (partition, offset) if found else None
 
 
 def _still_answered(settings: Settings, answered: Mapping[Place, int], places: Collection[Place]) -> set[Place]:

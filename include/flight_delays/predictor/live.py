@@ -39,7 +39,7 @@ WAIT_SECONDS: Final = 2.5
 """So long may Kafka and MongoDB each take."""
 _FIELDS: Final = ["PredictedAt", "Timestamp", "Deployment", *ANSWER_PLACE]
 _READ: Final = dict.fromkeys((Collection.RESPONSES, Collection.REPLAYS, Collection.CANARIES), _FIELDS) | {
-    Collection.REJECTED: ["RejectedAt", "topic", *DEAD_LETTER_PLACE]
+    Collection.REJECTED: ["RejectedAt", "topic", "Deployment", *DEAD_LETTER_PLACE]
 }
 
 
@@ -120,6 +120,7 @@ def status(settings: Settings) -> Status:
     pointer = Pointer()
     requests: dict[int, tuple[int, int]] = {}
     waiting: dict[int, int] = {}
+    state = State()
     with _noting(problems, settings):
         requests = _watermarks(settings)  # before the answers: what comes in between is no lag
     with _noting(problems, settings):
@@ -142,7 +143,7 @@ def status(settings: Settings) -> Status:
             found["dead_letters_hour"] = sum(d["RejectedAt"] > at - HOUR for d in latest[Collection.REJECTED])
             found["canaries"] = tuple(_canary(document) for document in latest[Collection.CANARIES][:10])
         if requests:
-            waiting = _first_unanswered(requests, latest)
+            waiting = _first_unanswered(requests, latest, state)
             found["lag"] = sum(requests[partition][1] - offset for partition, offset in waiting.items())
     if waiting and found["condition"] is Condition.RUNNING:
         with _noting(problems, settings):
@@ -267,17 +268,25 @@ def _watermarks(settings: Settings) -> dict[int, tuple[int, int]]:
 
 
 def _first_unanswered(
-    requests: dict[int, tuple[int, int]], latest: dict[Collection, list[dict[str, Any]]]
+    requests: dict[int, tuple[int, int]], latest: dict[Collection, list[dict[str, Any]]], state: State
 ) -> dict[int, int]:
-    """Of each partition with requests behind the highest answered one, the offset of the first of them."""
+    """Of each partition with requests behind the highest answered one, the offset of the first of them.
+
+    Only answers that can be those of the topic of now count: of a deployment that reads it, to a request that is there.
+    """
     answered: dict[int, int] = {}
     for collection, documents in latest.items():
         names = DEAD_LETTER_PLACE if collection is Collection.REJECTED else ANSWER_PLACE
         for document in documents:
             partition, offset = (document.get(name, -1) for name in names)
-            if document.get("topic", REQUEST_TOPIC) == REQUEST_TOPIC:  # what the sink set aside names another
+            ours = document.get("topic", REQUEST_TOPIC) == REQUEST_TOPIC  # what the sink set aside names another
+            of_now = document.get("Deployment", 0) >= state.topic_since and offset < requests.get(partition, (0, 0))[1]
+            if ours and of_now:
                 answered[partition] = max(offset, answered.get(partition, -1))
     first = {partition: max(low, answered.get(partition, -1) + 1) for partition, (low, _) in requests.items()}
+    for gap in sorted(state.gaps, key=lambda gap: gap.first):
+        if gap.first <= first.get(gap.partition, -1) <= gap.last:
+            first[gap.partition] = gap.last + 1
     return {partition: offset for partition, offset in first.items() if offset < requests[partition][1]}
 
 

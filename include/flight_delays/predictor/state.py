@@ -39,10 +39,26 @@ class Wanted(StrEnum):
     STOPPED = "stopped"
 
 
+class Gap(BaseModel):
+    """Requests that no reader can take: the offsets `first` to `last` of a partition, one batch. No query starts there.
+
+    `topic_id` is that of the topic that bore the name then.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    topic_id: str
+    partition: int
+    first: int
+    last: int
+    reason: str
+
+
 class Deployment(BaseModel):
     """One start of the query: `generation` is the `Deployment` in its answers.
 
     One that began `alone`, after its predecessor was stopped for sure, counts for where it got to, even if given up.
+    `topic_id` is that of the request topic; empty where it is not known, which counts as the same topic.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -55,6 +71,7 @@ class Deployment(BaseModel):
     run_id: str = ""
     started_at: AwareDatetime
     alone: bool = False
+    topic_id: str = ""
 
 
 class Failure(BaseModel):
@@ -71,7 +88,8 @@ class State(BaseModel):
 
     `serving` is the deployment whose canaries came back last; while stopped, the one to go on from. `candidate` is one
     that has not proved itself yet, `retiring` are Spark sessions to be stopped: a run that was killed leaves these two
-    behind, and the next one clears up.
+    behind, and the next one clears up. `topic_since` is the first generation that reads the request topic of now: what
+    an older one answered belongs to a topic that is gone. `gaps` are those of the topic of now.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -84,6 +102,8 @@ class State(BaseModel):
     retiring: tuple[str, ...] = ()
     failed: dict[str, Failure] = {}
     changed_at: AwareDatetime | None = None
+    topic_since: int = 0
+    gaps: tuple[Gap, ...] = ()
 
     @property
     def half_done(self) -> bool:
@@ -96,7 +116,7 @@ class State(BaseModel):
         asked_since = failure is not None and pointer.updated_at is not None and pointer.updated_at > failure.at
         return None if asked_since else failure
 
-    def next_deployment(self, version: str, *, alone: bool = False) -> Deployment:
+    def next_deployment(self, version: str, *, topic_id: str = "", alone: bool = False) -> Deployment:
         """The deployment that a run may claim, with a session and a checkpoint of its own."""
         generation = self.generation + 1
         session_id = str(uuid4())  # never a used one: a stopped session's id is burnt until the server restarts
@@ -107,6 +127,7 @@ class State(BaseModel):
             checkpoint=f"{generation:06d}-{session_id[:8]}",
             started_at=dt.datetime.now(dt.UTC),
             alone=alone,
+            topic_id=topic_id,
         )
 
 

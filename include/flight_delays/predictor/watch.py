@@ -14,6 +14,7 @@ from pymongo.errors import PyMongoError
 
 from flight_delays import canary, registry, store
 from flight_delays.predictor import engine
+from flight_delays.predictor.handover import recreated
 from flight_delays.predictor.state import PredictorError, State, Wanted, read_state
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def look(settings: Settings) -> Illness | None:
         if (reason := engine.illness(settings, serving)) is not None:
             return Illness(part, reason)
         part = Part.ANSWERS
+        if (reason := recreated(settings, serving)) is not None:
+            raise PredictorError(reason)
         uuids, _ = canary.prove(settings, serving.generation, CANARY_SECONDS)
         part = Part.STORED
         canary.await_canaries(db, uuids, serving.generation, CANARY_SECONDS)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
+from flight_delays.batches import is_of_a_batch
 from flight_delays.contract import REQUEST_TOPIC, read_request
 from flight_delays.sources import DataError
 
@@ -208,6 +209,13 @@ def read_originals(consumer: Consumer, places: Iterable[tuple[int, int]]) -> dic
             here, position = partition, offset
         while position <= offset:
             message = _next(consumer)
+            if message.error() is not None:  # an unreadable batch lies before the place, or holds it
+                here = None
+                if position == offset:
+                    break
+                consumer.assign([TopicPartition(REQUEST_TOPIC, partition, offset)])
+                position = offset
+                continue
             position = message.offset() + 1
             if (partition, message.offset()) in wanted:
                 found[partition, message.offset()] = Original(message.key(), message.value())
@@ -216,7 +224,7 @@ def read_originals(consumer: Consumer, places: Iterable[tuple[int, int]]) -> dic
 
 def _next(consumer: Consumer) -> Message:
     message = consumer.poll(_KAFKA_SECONDS)
-    if message is None or message.error() is not None:
+    if message is None or (message.error() is not None and not is_of_a_batch(message)):
         raise RuntimeError(f"Kafka does not give the original messages: {(message and message.error()) or 'no answer'}")
     return message
 

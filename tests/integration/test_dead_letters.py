@@ -11,14 +11,16 @@ from uuid import uuid4
 
 import pytest
 from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 from pymongo.database import Database
 
+from flight_delays import dead_letters
 from flight_delays.contract import PAYLOAD_BYTES, REQUEST_TOPIC, Collection, rejected_id
 from flight_delays.dead_letters import choose, read_originals, replay, report
 from flight_delays.names import DagId
 from flight_delays.sources import DataError
 from tests.conftest import Stack
-from tests.integration.line import answer, flight, messages_on, put, run_dag
+from tests.integration.line import answer, flight, messages_on, put, put_bomb, run_dag, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 
@@ -246,6 +248,24 @@ def test_a_thousand_originals_are_found_at_their_places(stack: Stack, consumer: 
     found = read_originals(consumer, [*places, GONE, (99, 0)])
     assert [found[place].value for place in places] == values
     assert len(found) == len(set(places))
+
+
+def test_originals_around_an_unreadable_batch_are_found(
+    stack: Stack, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = f"originals-{uuid4()}"
+    admin = AdminClient({"bootstrap.servers": stack.settings.kafka_bootstrap})
+    admin.create_topics([NewTopic(topic, 1, 1, config={"compression.type": "producer"})])[topic].result(20)
+    until(lambda: topic in admin.list_topics(timeout=10).topics, 20, "the topic")
+    producer = Producer({"bootstrap.servers": stack.settings.kafka_bootstrap})
+    producer.produce(topic, b"before")
+    producer.flush(20)
+    put_bomb(stack, topic, size=900_000, count=400)
+    producer.produce(topic, b"behind")
+    producer.flush(20)
+    monkeypatch.setattr(dead_letters, "REQUEST_TOPIC", topic)
+    found = read_originals(consumer, [(0, 0), (0, 17), (0, 401)])
+    assert {place: original.value for place, original in found.items()} == {(0, 0): b"before", (0, 401): b"behind"}
 
 
 def test_a_rejected_request_is_mended_replayed_and_predicted(line: Stack) -> None:

@@ -11,20 +11,22 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from flight_delays import canary, predictor, registry, store
-from flight_delays.contract import DEAD_LETTER_TOPIC, RESPONSE_TOPIC, Collection
+from flight_delays.contract import DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC, Collection
 from flight_delays.predictor import control, engine, events, handover, watch
 from flight_delays.predictor.control import Action, Result
 from flight_delays.predictor.events import Kind
 from flight_delays.predictor.state import OvertakenError, PredictorError, Wanted, change_state
 from flight_delays.settings import Settings
+from flight_delays.topics import ensure_topics
 from tests.conftest import Stack
-from tests.integration.line import flight, goes_on, messages_on, put, until
+from tests.integration.line import compressed, flight, goes_on, messages_on, put, put_bomb, until
 from tests.proof import faults
 from tests.proof.witness import Witness
 
@@ -372,3 +374,93 @@ def test_the_watch_sees_what_was_left_half_done(engines: Stack, monkeypatch: pyt
     assert found is not None
     assert "was never deployed" in found.reason
     engine.stop_session(engines.settings, state.serving.session_id)  # type: ignore[union-attr]
+
+
+# --- what lies on the topic ------------------------------------------------------------------------------------------
+
+
+def put_flights(engines: Stack, count: int) -> list[str]:
+    flights = [flight() for _ in range(count)]
+    put(engines, *(json.dumps(each).encode() for each in flights))
+    return [each["UUID"] for each in flights]
+
+
+def await_answers(engines: Stack, uuids: list[str]) -> None:
+    database = store.connect(engines.settings)
+    left = set(uuids)
+
+    def answered() -> bool:
+        found = database[Collection.RESPONSES].find({"_id": {"$in": list(left)}}, {"_id": 1})
+        left.difference_update(document["_id"] for document in found)
+        return not left
+
+    until(answered, 120, f"{len(uuids)} answers")
+
+
+def test_what_no_query_can_read_is_quarantined_and_all_else_answered(engines: Stack, versions: tuple[str, str]) -> None:
+    predictor.act(engines.settings, Action.STOP)
+    with compressed(engines, REQUEST_TOPIC):
+        asked = put_flights(engines, 178)
+        _, first = put_bomb(engines, REQUEST_TOPIC)
+        _, second = put_bomb(engines, REQUEST_TOPIC, size=900_000, count=400)
+        asked += put_flights(engines, 50)
+    assert predictor.act(engines.settings, Action.START).result is Result.STARTED
+    await_answers(engines, asked)
+    assert [(gap.partition, gap.first, gap.last) for gap in now(engines).gaps] == [
+        (0, first, first),
+        (0, second - 399, second),
+    ]
+    quarantined = [e for e in events.last_events(store.connect(engines.settings), 10) if e.Kind is Kind.QUARANTINED]
+    assert len(quarantined) == 2
+    assert "150,000,0" in quarantined[1].Reason
+    engines.kill("spark-connect")
+    await_answers(engines, put_flights_and(engines, lambda: predictor.reconcile(engines.settings)))
+    await_answers(
+        engines, put_flights_and(engines, lambda: predictor.act(engines.settings, Action.DEPLOY, versions[1]))
+    )
+    for file in (engines.settings.checkpoints / serving(engines).checkpoint).rglob("*"):
+        if file.is_file():
+            file.write_text("v1\n{garbage\n")  # so the next query starts at the beginning of the topic
+    await_answers(engines, put_flights_and(engines, lambda: predictor.act(engines.settings, Action.RESTART)))
+    server = engines.supervisor.states()["spark-connect"]["pid"]
+    with compressed(engines, REQUEST_TOPIC):  # now under the running query, which dies of it
+        asked = put_flights(engines, 20)
+        put_bomb(engines, REQUEST_TOPIC, partition=1)
+        asked += put_flights(engines, 20)
+    until(lambda: engines.supervisor.states()["spark-connect"]["pid"] not in (0, server), 60, "the server's death")
+    assert predictor.reconcile(engines.settings).result is Result.REPAIRED
+    await_answers(engines, asked)
+    assert len(now(engines).gaps) == 3
+    assert watch.look(engines.settings) is None
+
+
+def put_flights_and(engines: Stack, act: Callable[[], object]) -> list[str]:
+    uuids = put_flights(engines, 5)
+    act()
+    return uuids
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
+def test_every_request_of_a_recreated_topic_is_answered(engines: Stack, running: bool) -> None:
+    await_answers(engines, put_flights(engines, 20))
+    before = serving(engines)
+    if not running:
+        predictor.act(engines.settings, Action.STOP)
+    high = max(canary.ends(engines.settings, REQUEST_TOPIC))
+    admin = AdminClient({"bootstrap.servers": engines.settings.kafka_bootstrap})
+    admin.delete_topics([REQUEST_TOPIC])[REQUEST_TOPIC].result(20)
+    until(lambda: REQUEST_TOPIC in ensure_topics(admin, engines.settings), 20, "the new topic")
+    until(lambda: max(canary.ends(engines.settings, REQUEST_TOPIC)) == 0, 20, "an empty topic")
+    uuids = put_flights(engines, 2 * high + 200)  # so that the offsets of the old topic are in range of the new one
+    assert max(canary.ends(engines.settings, REQUEST_TOPIC)) > high
+    if running:
+        found = watch.look(engines.settings)
+        assert found is not None
+        assert "deleted and recreated" in found.reason
+    assert predictor.act(engines.settings, Action.START).result in (Result.STARTED, Result.REPAIRED)
+    await_answers(engines, uuids)
+    assert serving(engines).topic_id not in ("", before.topic_id)
+    assert now(engines).topic_since == serving(engines).generation
+    assert now(engines).gaps == (), "those of the topic that is gone"
+    assert predictor.reconcile(engines.settings).result is Result.UNCHANGED
+    until(lambda: predictor.status(engines.settings).lag == 0, 20, "no lag")

@@ -22,7 +22,7 @@ from flight_delays.contract import REQUEST_TOPIC, Collection
 from flight_delays.predictor import live
 from flight_delays.predictor.events import Event, Kind, last_events, record
 from flight_delays.predictor.live import Condition, Status, status
-from flight_delays.predictor.state import Failure, State, Wanted, change_state
+from flight_delays.predictor.state import Failure, Gap, State, Wanted, change_state
 from stack.console import predictor_status
 from stack.steps import START
 from tests.conftest import Stack
@@ -122,6 +122,29 @@ def test_lag_is_what_lies_behind_the_highest_answer(stack: Stack, mongo: Databas
     mongo[Collection.REJECTED].insert_one(rejected)
     found = status(stack.settings)
     assert (found.lag, found.dead_letters_hour) == (1, 1), "a rejection is an answer"
+
+
+def test_only_answers_of_the_topic_of_now_count(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
+    deployed(mongo, topic_since=2)
+    answered(mongo, ends, [10.0])  # by deployment 1
+    put(stack, 0)
+    everything = status(stack.settings).lag
+    assert everything == sum(high - low for low, high in live._watermarks(stack.settings).values())
+    mongo[Collection.RESPONSES].update_many({}, {"$set": {"Deployment": 2}})
+    assert status(stack.settings).lag == 1
+    mongo[Collection.RESPONSES].update_many({"RequestPartition": 0}, {"$set": {"RequestOffset": ends[0] + 1_000_000}})
+    assert (status(stack.settings).lag or 0) > 1, "nobody can have answered what is not there"
+
+
+def test_what_is_quarantined_does_not_wait(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
+    gap = Gap(topic_id="id", partition=0, first=ends[0], last=ends[0] + 1, reason="150 MB")
+    deployed(mongo, gaps=(gap,))
+    answered(mongo, ends, [10.0])
+    for _ in range(2):
+        put(stack, 0)
+    assert status(stack.settings).lag == 0
+    put(stack, 0)
+    assert status(stack.settings).lag == 1
 
 
 def test_where_nothing_was_answered_all_that_the_topic_holds_waits(

@@ -57,9 +57,11 @@ def flight_delay_predictor() -> None:
 
     @task
     def create_indexes() -> None:
+        from flight_delays.errors import plain
         from flight_delays.store import connect, ensure_indexes
 
-        ensure_indexes(connect(get_settings()))
+        with plain():
+            ensure_indexes(connect(get_settings()))
 
     # Whatever became of the two before: a stop must be possible while Kafka is away, and the reason of a failure is
     # better told here. A run that was killed is tried again; one that failed leaves that to the watch, which waits.

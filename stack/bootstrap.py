@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+sys.path[:0] = [str(PROJECT), str(PROJECT / "include")]
 
 from stack.steps import Step, StepFailedError, explain, step  # noqa: E402 - the path above comes first
 

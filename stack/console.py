@@ -19,6 +19,7 @@ from rich.text import Text
 
 from flight_delays import predictor, registry, store
 from flight_delays.contract import TOPICS
+from flight_delays.errors import sentence
 from flight_delays.settings import Settings
 from stack.secrets import load_secrets
 from stack.services import services
@@ -43,7 +44,7 @@ def status(settings: Settings) -> None:
             service.ready(settings)
             answer = "ready"
         except Exception as error:  # noqa: BLE001 - the reason is what is shown
-            answer = f"ill: {error}"
+            answer = f"ill: {sentence(error)}"
             ill.append(service.name)
         memory = f"{_memory(state['pid']) / 2**20:.0f} MiB" if state["pid"] else ""
         table.add_row(service.name, f"{state['statename'].lower()}, {state['description']}", answer, memory)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flight_delays.errors import sentence
+
 TAIL_LINES = 15
 START = "make predictor ACTION=start"
 """The command that ends a stop, where a step says what to do."""
@@ -69,7 +71,7 @@ def step(title: str, *, hint: str = "", log: Path | None = None) -> Iterator[Ste
         raise
     except Exception as error:
         current.done("✗", "failed")
-        raise StepFailedError(str(error) or type(error).__name__, hint=hint, log=log) from error
+        raise StepFailedError(sentence(error), hint=hint, log=log) from error
     except KeyboardInterrupt:
         current.done("✗", "interrupted")
         raise

@@ -14,6 +14,7 @@ import httpx
 
 from flight_delays import canary, predictor, registry, store
 from flight_delays.contract import SUBMIT_PATH
+from flight_delays.errors import sentence
 from flight_delays.names import DagId
 from flight_delays.settings import LOOPBACK, Settings
 from stack import artifacts, state
@@ -190,7 +191,9 @@ def await_ready(settings: Settings, supervisor: Supervisor, service: Service, cu
             service.ready(settings)
         except Exception as error:
             if time.monotonic() > deadline:
-                raise StepFailedError(f"{service.name} is not ready after {SERVICE_SECONDS} s: {error}") from error
+                raise StepFailedError(
+                    f"{service.name} is not ready after {SERVICE_SECONDS} s: {sentence(error)}"
+                ) from error
             current.say("starting")
             time.sleep(0.3)
         else:

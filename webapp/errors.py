@@ -8,6 +8,8 @@ from flask import Flask, Response, jsonify, request
 from pymongo.errors import PyMongoError
 from werkzeug.exceptions import HTTPException
 
+from flight_delays.errors import sentence
+
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 2
@@ -45,7 +47,7 @@ class UnavailableError(ApiError):
     def __init__(self, code: str, message: str, cause: object) -> None:
         nothing = "Nothing was accepted, please try" if request.method == "POST" else "Please try"
         super().__init__(503, code, f"{message}. {nothing} again in a moment")
-        log.warning("%s %s: %s (%s)", request.method, request.path, message, cause)
+        log.warning("%s %s: %s (%s)", request.method, request.path, message, sentence(cause))
 
 
 def register(app: Flask) -> None:
@@ -67,7 +69,7 @@ def answer(error: ApiError) -> Response:
 
 
 def _mongo_error(error: PyMongoError) -> Response:
-    return answer(UnavailableError("mongodb_unavailable", "MongoDB does not answer", str(error).split(",")[0]))
+    return answer(UnavailableError("mongodb_unavailable", "MongoDB does not answer", error))
 
 
 def _http_error(error: HTTPException) -> Response | HTTPException:

@@ -10,6 +10,7 @@ from confluent_kafka import KafkaException, Producer
 
 from flight_delays.canary import PARTITIONER
 from flight_delays.contract import REQUEST_TOPIC
+from flight_delays.errors import sentence
 from flight_delays.settings import Settings
 
 MESSAGE_TIMEOUT_MS: Final = 1_500
@@ -57,7 +58,7 @@ class RequestProducer:
         except TimeoutError:
             raise NotConfirmedError(f"no delivery report within {timeout_seconds:.1f} s") from None
         except (BufferError, KafkaException) as error:
-            raise NotConfirmedError(str(error)) from error
+            raise NotConfirmedError(sentence(error)) from error
 
     def check(self, timeout_seconds: float) -> None:
         """Raises KafkaException where the brokers do not answer in time."""

@@ -20,6 +20,7 @@ from flight_delays import airports, registry, store
 from flight_delays.canary import FLIGHT
 from flight_delays.contract import Collection
 from flight_delays.distances import find_distance
+from flight_delays.errors import sentence
 from flight_delays.features import NAMED
 from flight_delays.records import read_manifest
 from flight_delays.settings import Settings
@@ -103,7 +104,7 @@ class Services:
             for field in ("Origin", "Dest"):
                 pairs.update(db[Collection.DISTANCES].distinct(field))
         except PyMongoError as error:
-            log.warning("distances not read, known airports may be incomplete: %s", error)
+            log.warning("distances not read, known airports may be incomplete: %s", sentence(error))
             pairs, complete = set(before.served) if before else set(), before is not None and before.complete
         try:
             manifest = read_manifest(self.settings.records)

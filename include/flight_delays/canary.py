@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC
+from flight_delays.errors import sentence
 from flight_delays.features import date_parts
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def send_canaries(settings: Settings) -> list[str]:
 
     def confirmed(error: Any, _: Any) -> None:
         if error is not None:
-            failures.append(str(error))
+            failures.append(sentence(error))
 
     # Not idempotent: a canary may come twice, and getting a producer's id takes half a second.
     producer = Producer({**_client(settings), "partitioner": PARTITIONER, "message.timeout.ms": 10_000, "linger.ms": 0})
@@ -220,10 +221,9 @@ def prove(
 
 def no_broker(settings: Settings, error: KafkaException) -> BrokerError:
     """What to raise for this error of a Kafka client."""
-    what = error.args[0].str()
     return BrokerError(
-        f"Kafka does not answer at {settings.kafka_bootstrap} (FLIGHTS_KAFKA_BOOTSTRAP; {what}); look at its log "
-        "(make logs SERVICE=kafka)"
+        f"Kafka does not answer at {settings.kafka_bootstrap} (FLIGHTS_KAFKA_BOOTSTRAP; {sentence(error)}); look at "
+        "its log (make logs SERVICE=kafka)"
     )
 
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from flight_delays.batches import is_of_a_batch
 from flight_delays.contract import REQUEST_TOPIC, read_request
+from flight_delays.errors import sentence
 from flight_delays.sources import DataError
 
 if TYPE_CHECKING:
@@ -289,7 +290,7 @@ def _send(producer: Producer, batch: list[tuple[str, Original]]) -> tuple[list[s
             if error is None:
                 confirmed.append(id_)
             else:
-                failures.append(str(error))
+                failures.append(sentence(error))
 
         producer.produce(REQUEST_TOPIC, key=message.key, value=message.value, on_delivery=report_delivery)
     producer.flush(_KAFKA_SECONDS)

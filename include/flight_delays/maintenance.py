@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flight_delays import records, registry
 from flight_delays.contract import Collection
+from flight_delays.errors import plain
 from flight_delays.names import AIRFLOW_DATABASE_CONNECTION
 from flight_delays.settings import get_settings
 from flight_delays.sources import DataError
@@ -130,6 +131,7 @@ def events(params: dict[str, Any]) -> str:
     return _expired(Collection.EVENTS, params["event_days"], dry_run=params["dry_run"])
 
 
+@plain()
 def models(params: dict[str, Any]) -> str:
     """Model versions but the newest, the pointer's, and those of the predictor's deployments."""
     from flight_delays import predictor, store
@@ -141,6 +143,7 @@ def models(params: dict[str, Any]) -> str:
     return _report(removed, "model versions", dry_run=params["dry_run"])
 
 
+@plain()
 def checkpoints(params: dict[str, Any]) -> str:
     """Checkpoints of deployments that were replaced."""
     from flight_delays import store
@@ -169,6 +172,7 @@ def logs(params: dict[str, Any]) -> str:
     return _report(range(count), f"log files of {size / 1e6:.1f} MB", dry_run=params["dry_run"])
 
 
+@plain()
 def _expired(collection: Collection, days: float, *, dry_run: bool) -> str:
     from flight_delays import store
 

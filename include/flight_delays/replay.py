@@ -17,6 +17,7 @@ from uuid import UUID, uuid5
 
 from flight_delays.context import find_context
 from flight_delays.contract import REQUEST_TOPIC, Collection
+from flight_delays.errors import sentence
 from flight_delays.records import read_flights, read_manifest
 from flight_delays.request import request_message
 from flight_delays.scoreboard import Scoreboard
@@ -166,7 +167,7 @@ class _Replay:
                 REQUEST_TOPIC,
                 key=self._uuids[number],
                 value=message(self._uuids[number], self._replay, flight, known),
-                on_delivery=lambda error, _: failures.append(str(error)) if error else None,
+                on_delivery=lambda error, _: failures.append(sentence(error)) if error else None,
             )
             self._producer.poll(0)
         if until > self.sent and (self._producer.flush(_KAFKA_SECONDS) or failures):

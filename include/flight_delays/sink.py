@@ -42,6 +42,7 @@ from flight_delays.contract import (
     parse_timestamp,
     rejected_id,
 )
+from flight_delays.errors import sentence
 from flight_delays.settings import Settings, get_settings
 from flight_delays.store import canary_id, connect, ensure_indexes, expire_canaries
 from flight_delays.topics import ensure_topics
@@ -249,7 +250,7 @@ def _insert(db: Database[dict[str, Any]], collection: Collection, entries: list[
             for item in entries:
                 _insert(db, collection, [item])
         else:
-            _replace(db, entries[0], str(error))
+            _replace(db, entries[0], sentence(error))
 
 
 def _insert_beside(db: Database[dict[str, Any]], refused: Entry) -> None:
@@ -355,7 +356,7 @@ class Sink:
             if (error := message.error()) is not None:
                 if error.fatal():
                     raise KafkaException(error)
-                log.warning("Kafka: %s", error)
+                log.warning("Kafka: %s", error.str())
                 if is_of_a_batch(message):
                     self._unreadable.append(message)
         return [message for message in batch if message.error() is None]
@@ -390,7 +391,7 @@ class Sink:
             try:
                 action()
             except (PyMongoError, KafkaException, BrokerError) as error:
-                log.warning("Tries again in %.1f s: %.300s", backoff, error)
+                log.warning("Tries again in %.1f s: %s", backoff, sentence(error))
                 self._wait(backoff)
                 backoff = min(backoff * 2, _LONGEST_BACKOFF_SECONDS)
             else:
@@ -431,7 +432,7 @@ class Sink:
             expired = expire_canaries(self._db, dt.timedelta(hours=self._settings.canary_retention_hours))
             log.info("%d expired canaries deleted; %d messages stored so far", expired, self._stored)
         except PyMongoError as error:
-            log.warning("Expired canaries stay for now: %.300s", error)
+            log.warning("Expired canaries stay for now: %s", sentence(error))
 
 
 def _assigned(_: Consumer, assigned: list[TopicPartition]) -> None:
@@ -452,7 +453,9 @@ def check(settings: Settings) -> None:
         topics = admin.list_topics(timeout=5).topics
         group = admin.describe_consumer_groups([GROUP], request_timeout=5)[GROUP].result()
     except KafkaException as error:
-        raise RuntimeError(f"Kafka at {settings.kafka_bootstrap} does not tell what the sink reads: {error}") from error
+        raise RuntimeError(
+            f"Kafka at {settings.kafka_bootstrap} does not tell what the sink reads: {sentence(error)}"
+        ) from error
     wanted = {(topic, number) for topic in TOPICS for number in (topics[topic].partitions if topic in topics else [0])}
     read = {(p.topic, p.partition) for member in group.members for p in member.assignment.topic_partitions}
     if group.state != ConsumerGroupState.STABLE or not wanted <= read:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from flight_delays.errors import plain
 
+
+@plain()
 def act(params: Mapping[str, Any], run: str, events: Mapping[Any, Any]) -> dict[str, Any]:
     """Does `params["action"]`; returns what was done.
 

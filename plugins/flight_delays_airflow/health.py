@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC
+from flight_delays.errors import plain
 from flight_delays.names import KAFKA_CANARY_CONNECTION
 
 if TYPE_CHECKING:
     from flight_delays.settings import Settings
 
 
+@plain()
 def begin(settings: Settings) -> dict[str, Any]:
     """Checks the query; returns `uuids`, a canary's for each partition, and `deployment`, who has to answer them.
 
@@ -31,6 +33,7 @@ def begin(settings: Settings) -> dict[str, Any]:
     return {"uuids": canary.canary_ids(len(found)), "deployment": deployment.generation}
 
 
+@plain()
 def finish(settings: Settings, begun: dict[str, Any]) -> float:
     """Seconds until the canaries of `begin` were in MongoDB; raises canary.CanaryError where they are not."""
     from flight_delays import canary, store

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from flight_delays.contract import DATABASE
+from flight_delays.errors import plain
 from flight_delays.names import MONGO_CONNECTION
 
 if TYPE_CHECKING:
@@ -19,5 +20,5 @@ def database() -> Iterator[Database[dict[str, Any]]]:
     from airflow.providers.mongo.hooks.mongo import MongoHook
     from bson.codec_options import CodecOptions
 
-    with MongoHook(MONGO_CONNECTION) as hook:
+    with plain(), MongoHook(MONGO_CONNECTION) as hook:
         yield hook.get_conn().get_database(DATABASE, CodecOptions(tz_aware=True))

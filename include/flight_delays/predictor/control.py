@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from flight_delays import canary, registry, store, training
 from flight_delays.contract import REQUEST_TOPIC
+from flight_delays.errors import sentence
 from flight_delays.names import Action
 from flight_delays.predictor import engine
 from flight_delays.predictor.events import Event, Kind, record
@@ -123,7 +124,7 @@ def act(
     except BaseException as error:  # a task's time limit and SIGTERM are none of Exception
         with suppress(Exception):
             kind = Kind.CANARY_FAILED if isinstance(error, canary.CanaryError) else Kind.FAILED
-            event(kind, run.tried if run else None, str(error) or type(error).__name__)
+            event(kind, run.tried if run else None, sentence(error))
         raise
     finally:
         db.client.close()
@@ -208,8 +209,8 @@ class _Run:
         """Records that the champion failed, once another version serves in its place, if any can."""
         if substitute is not None:
             log.warning("%s serves in place of the champion %s: %s", substitute, champion, error)
-            self._serve(substitute, restart=False, reason=str(error))
-        failure = Failure(reason=str(error), at=dt.datetime.now(dt.UTC))
+            self._serve(substitute, restart=False, reason=sentence(error))
+        failure = Failure(reason=sentence(error), at=dt.datetime.now(dt.UTC))
         self._change(failed={**self.state.failed, champion: failure})
 
     def _substitute(self, pointer: registry.Pointer) -> str | None:

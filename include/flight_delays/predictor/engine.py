@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from flight_delays import registry, store
+from flight_delays.errors import sentence
 from flight_delays.predictor.state import Deployment, PredictorError, Wanted, read_state
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _load(settings: Settings, version: str) -> PipelineModel:
         if isinstance(error, SparkConnectGrpcException) and ("UNAVAILABLE" in str(error) or "SESSION" in str(error)):
             raise
         raise ModelError(
-            f"Spark cannot load model {version} ({_first_line(error)}): promote another version or train a new one"
+            f"Spark cannot load model {version} ({sentence(error)}): promote another version or train a new one"
         ) from error
 
 
@@ -159,10 +160,10 @@ def _session(settings: Settings, session_id: str) -> Iterator[SparkSession]:
         yield session
     except SparkConnectGrpcException as error:
         raise PredictorError(
-            f"the Spark Connect server at {settings.spark_connect_url} says: {_first_line(error)}"
+            f"the Spark Connect server at {settings.spark_connect_url} says: {sentence(error)}"
         ) from error
     except SparkConnectException as error:
-        raise PredictorError(f"Spark says: {_first_line(error)}") from error
+        raise PredictorError(f"Spark says: {sentence(error)}") from error
     finally:
         if session is not None:
             session.release_session_on_close = False  # the session and its query must outlive this process
@@ -183,7 +184,7 @@ def illness(settings: Settings, deployment: Deployment) -> str | None:
             # An ended query is in no list, but the server still knows what it died of.
             exception = query.exception()
             if exception is not None:
-                return f"the query of deployment {deployment.generation} ended with: {_first_line(exception)}"
+                return f"the query of deployment {deployment.generation} ended with: {sentence(exception)}"
             return None if query.isActive else gone
     except PredictorError as error:
         return gone if "STREAMING_QUERY_NOT_FOUND" in str(error) else str(error)
@@ -200,7 +201,3 @@ def stop_session(settings: Settings, session_id: str) -> None:
         if "SESSION_CLOSED" not in str(error):
             raise  # a server that does not answer may still run the query
     log.info("session %s stopped", session_id)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:500] if str(error).strip() else type(error).__name__

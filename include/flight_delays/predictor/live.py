@@ -17,6 +17,7 @@ from pymongo.errors import PyMongoError
 from flight_delays import store
 from flight_delays.canary import BrokerError, first_messages, partitions_of, reader
 from flight_delays.contract import ANSWER_PLACE, DEAD_LETTER_PLACE, REQUEST_TOPIC, Collection
+from flight_delays.errors import sentence
 from flight_delays.predictor.events import Event, last_events
 from flight_delays.predictor.state import PredictorError, State, Wanted, read_state
 from flight_delays.predictor.watch import UNDER_WAY_SECONDS
@@ -191,13 +192,13 @@ def _noting(problems: list[str], settings: Settings, but: type[Exception] | tupl
     except PyMongoError as error:
         address = settings.mongo_uri.rpartition("@")[2].rpartition("//")[2].partition("/")[0]
         problems.append(
-            f"MongoDB does not answer at {address} (MONGO_URI; {str(error)[:120]}); look at its log "
+            f"MongoDB does not answer at {address} (MONGO_URI; {sentence(error)}); look at its log "
             "(make logs SERVICE=mongo)"
         )
     except Exception as error:
         if not isinstance(error, (PredictorError, BrokerError, RegistryError)):
             log.exception("the status is incomplete")
-        problems.append(str(error) or type(error).__name__)
+        problems.append(sentence(error))
 
 
 def _from_state(state: State) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from pymongo.errors import PyMongoError
 
 from flight_delays import canary, registry, store
+from flight_delays.errors import sentence
 from flight_delays.predictor import engine
 from flight_delays.predictor.handover import recreated
 from flight_delays.predictor.state import PredictorError, State, Wanted, read_state
@@ -72,12 +73,12 @@ def look(settings: Settings) -> Illness | None:
         canary.await_canaries(db, uuids, serving.generation, CANARY_SECONDS)
     except PyMongoError as error:
         return Illness(
-            part, f"MongoDB does not answer at {settings.mongo_uri.rpartition('@')[2]} (MONGO_URI; {str(error)[:200]})"
+            part, f"MongoDB does not answer at {settings.mongo_uri.rpartition('@')[2]} (MONGO_URI; {sentence(error)})"
         )
     except Exception as error:
         if not isinstance(error, (PredictorError, canary.CanaryError, registry.RegistryError)):
             log.exception("the watch itself failed")
-        return Illness(part, str(error) or type(error).__name__)
+        return Illness(part, sentence(error))
     finally:
         db.client.close()
     return None

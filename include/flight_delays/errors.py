@@ -1,0 +1,40 @@
+"""Errors of drivers as people read them: one sentence, no description of all servers, no password."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+LONGEST: Final = 800
+
+_DUMP: Final = re.compile(r"\s*[(]configured timeouts: [^)]*[)]|, Timeout: .*|, full error: .*", re.DOTALL)
+"""What pymongo adds to its sentence: its settings, a description of all servers, a whole document."""
+_LOGIN: Final = re.compile(r"(?<=://)[^\s/]*@")
+
+
+def sentence(error: object) -> str:
+    """The error's own words: its first line without a driver's dump and without logins; else the name of its type."""
+    text: Any = error
+    kafka: Any = error.args[0] if isinstance(error, BaseException) and error.args else error
+    details = getattr(error, "details", None)
+    if callable(getattr(kafka, "str", None)):  # confluent_kafka.KafkaException, KafkaError
+        text = kafka.str()
+    elif callable(details):  # grpc.RpcError
+        text = details()
+    elif isinstance(details, dict) and details.get("writeErrors"):  # pymongo.errors.BulkWriteError
+        text = details["writeErrors"][0].get("errmsg")
+    text = _LOGIN.sub("", _DUMP.sub("", str(text))).strip()
+    return text.splitlines()[0].strip()[:LONGEST] if text else type(error).__name__
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Raises RuntimeError with the sentence in place of pymongo's errors, whose text would fill a task's log."""
+    from pymongo.errors import PyMongoError
+
+    try:
+        yield
+    except PyMongoError as error:
+        raise RuntimeError(f"MongoDB: {sentence(error)}") from None

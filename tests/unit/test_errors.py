@@ -1,0 +1,75 @@
+"""Errors of the real drivers, of servers that are not there, are one short sentence without a password."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from confluent_kafka.admin import AdminClient
+from pymongo.errors import BulkWriteError, OperationFailure
+
+from flight_delays import predictor, store
+from flight_delays.errors import plain, sentence
+from flight_delays.predictor import watch
+from flight_delays.settings import Settings
+from flight_delays_airflow import health
+
+NOWHERE = "127.0.0.1:1"
+URI = f"mongodb://me:p%40ss@{NOWHERE},127.0.0.1:2/?replicaSet=x&serverSelectionTimeoutMS=100"
+
+
+@pytest.fixture
+def away(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, mongo_uri=URI, kafka_bootstrap=NOWHERE)
+
+
+def _mongo(settings: Settings) -> None:
+    store.connect(settings, serverSelectionTimeoutMS=100).command("ping")
+
+
+def _kafka(settings: Settings) -> None:
+    AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0}).list_topics(timeout=0.1)
+
+
+def _spark(_: Settings) -> None:
+    with grpc.insecure_channel(NOWHERE) as channel:
+        channel.unary_unary("/spark.connect.SparkConnectService/Config")(b"", timeout=1)
+
+
+@pytest.mark.parametrize("ask", [_mongo, _kafka, _spark])
+def test_a_server_that_is_away_is_one_sentence(ask: Callable[[Settings], None], away: Settings) -> None:
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - each driver has its own
+        ask(away)
+    found = sentence(raised.value)
+    assert 0 < len(found) < 200
+    assert [part for part in ("Topology", "timeouts", "KafkaError", "\n", "p@ss", "p%40ss") if part in found] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (BulkWriteError({"writeErrors": [{"errmsg": "too large", "op": {"secret": 1}}]}), "too large"),
+        (OperationFailure("no room", 5, {"secret": 1}), "no room"),
+        (ValueError("http://me:pass@127.0.0.1:9001/RPC2 refuses\nand more"), "http://127.0.0.1:9001/RPC2 refuses"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_the_error_itself_stays(error: Exception, expected: str) -> None:
+    assert sentence(error) == expected
+
+
+def test_no_event_status_or_task_shows_what_the_driver_knows_of_its_servers(away: Settings) -> None:
+    found = watch.look(away)
+    assert found is not None
+    said = [found.reason, *predictor.status(away).problems]
+    for task in (plain()(predictor.check), health.begin):
+        with pytest.raises(RuntimeError) as raised:
+            task(away)
+        assert raised.value.__suppress_context__, "a task's log would show the driver's own error"
+        said.append(str(raised.value))
+    for text in said:
+        assert "Topology" not in text
+        assert "p%40ss" not in text
+        assert len(text) < 400, text

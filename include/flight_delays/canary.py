@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC
+from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC, read_fields
 from flight_delays.errors import sentence
 from flight_delays.features import date_parts
 
@@ -76,9 +76,8 @@ def all_answered(message: Message, waiting: list[str], deployment: int) -> list[
     The sensor's trigger hands in the same list for every message of its consumer, and starts anew with the full list
     (and from the same offsets, as it commits none) where the triggerer restarts: so the list may be used up here.
     """
-    key = message.key()
-    uuid = key.decode(errors="replace") if key else ""
-    if uuid in waiting and _answer(message).get("Deployment") == deployment:
+    uuid, _ = _answered(message, deployment) or ("", 0)
+    if uuid in waiting:
         waiting.remove(uuid)
         return None if waiting else ["all canaries answered"]
     return None
@@ -201,10 +200,11 @@ def prove(
         asked = begin
         while waiting:
             message = consumer.poll(0.2)
-            answer = _answer(message) if message is not None and message.error() is None else {}
-            if answer.get("Deployment") == deployment:
-                waiting.pop(answer.get("UUID", ""), None)
-                deadlines[answer.get("RequestPartition", -1)] = time.monotonic() + timeout_seconds
+            if message is not None and (answered := _answered(message, deployment)) is not None:
+                uuid, partition = answered
+                waiting.pop(uuid, None)
+                if partition in deadlines:
+                    deadlines[partition] = time.monotonic() + timeout_seconds
             if time.monotonic() > asked + _ASK_SECONDS:
                 if (reason := illness()) is not None:
                     raise CanaryError(reason)
@@ -231,12 +231,15 @@ def _client(settings: Settings) -> dict[str, Any]:
     return {"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0}
 
 
-def _answer(message: Message) -> dict[str, Any]:
-    try:
-        value = json.loads(message.value() or b"null")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+def _answered(message: Message, deployment: int) -> tuple[str, int] | None:
+    """UUID and partition of the request that `deployment` answers with this message; None where it does not.
+
+    Anybody may write to the response topic: what is no answer of ours must neither stop nor prove anything.
+    """
+    fields = read_fields(message.value()) if message.error() is None else {}
+    uuid, number, partition = (fields.get(name) for name in ("UUID", "Deployment", "RequestPartition"))
+    ours = type(uuid) is str and type(partition) is int and type(number) is int and number == deployment
+    return (uuid, partition) if ours else None  # type: ignore[return-value]
 
 
 def await_canaries(

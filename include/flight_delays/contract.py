@@ -385,6 +385,15 @@ def _short(number: str) -> str:
     return number
 
 
+def read_fields(value: bytes | None) -> dict[str, Any]:
+    """The JSON object in a message that anybody may have written, its types unchecked; empty where it holds none."""
+    try:
+        fields = json.loads(value or b"null")
+    except (ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
 AnswerStatus = Literal["OK", "WAIT", "REJECTED"]
 
 

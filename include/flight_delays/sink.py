@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import hashlib
-import json
 import logging
 import signal
 import sys
@@ -40,6 +39,7 @@ from flight_delays.contract import (
     Response,
     is_uuid,
     parse_timestamp,
+    read_fields,
     rejected_id,
 )
 from flight_delays.errors import sentence
@@ -176,14 +176,11 @@ def set_aside(message: Message, problem: str) -> Entry:
 
 
 def _readable_uuid(message: Message) -> str | None:
-    candidates: list[Any] = []
-    try:
-        payload = json.loads(message.value() or b"")
-        candidates.append(payload.get("UUID") if isinstance(payload, dict) else None)
-    except (ValueError, RecursionError):
-        pass
     key = message.key()
-    candidates.append(key.decode("utf-8", "replace") if isinstance(key, bytes) else key)
+    candidates = [
+        read_fields(message.value()).get("UUID"),
+        key.decode("utf-8", "replace") if isinstance(key, bytes) else key,
+    ]
     return next((text.lower() for text in candidates if isinstance(text, str) and is_uuid(text)), None)
 
 

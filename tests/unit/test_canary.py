@@ -18,11 +18,11 @@ class Record:
     uuid: str
     deployment: int | None
 
-    def key(self) -> bytes:
-        return self.uuid.encode()
-
     def value(self) -> bytes:
-        return json.dumps({"UUID": self.uuid, "Deployment": self.deployment}).encode()
+        return json.dumps({"UUID": self.uuid, "Deployment": self.deployment, "RequestPartition": 0}).encode()
+
+    def error(self) -> None:
+        return None
 
 
 @pytest.mark.parametrize("partitions", [1, 2, 7])

@@ -190,6 +190,8 @@ def prove(
     """
     from confluent_kafka import TopicPartition
 
+    from flight_delays.batches import is_of_a_batch, skip
+
     before = [TopicPartition(RESPONSE_TOPIC, i, offset) for i, offset in enumerate(ends(settings, RESPONSE_TOPIC))]
     with reader(settings) as consumer:
         consumer.assign(before)
@@ -200,7 +202,9 @@ def prove(
         asked = begin
         while waiting:
             message = consumer.poll(0.2)
-            if message is not None and (answered := _answered(message, deployment)) is not None:
+            if message is not None and message.error() is not None and is_of_a_batch(message):
+                skip(consumer, settings, message)
+            elif message is not None and (answered := _answered(message, deployment)) is not None:
                 uuid, partition = answered
                 waiting.pop(uuid, None)
                 if partition in deadlines:

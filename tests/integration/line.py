@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import httpx
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from flight_delays import canary, predictor
 from flight_delays.contract import REQUEST_TOPIC
@@ -53,6 +53,16 @@ def put(line: Stack, *messages: bytes | None, **more: Any) -> list[tuple[int, in
         producer.produce(REQUEST_TOPIC, value=message, on_delivery=confirmed, **more)
     assert producer.flush(15) == 0
     return [places[number] for number in range(len(messages))]
+
+
+def create_topic(stack: Stack, kind: str, partitions: int = 2, **config: str) -> str:
+    """A topic of its own, which the broker knows; returns its name. `config` has the broker's names, dots as `_`."""
+    name = f"{kind}-{uuid4()}"
+    admin = AdminClient({"bootstrap.servers": stack.settings.kafka_bootstrap})
+    options = {key.replace("_", "."): value for key, value in config.items()}
+    admin.create_topics([NewTopic(name, partitions, 1, config=options)])[name].result(20)
+    until(lambda: name in admin.list_topics(timeout=10).topics, 20, "the topic")
+    return name
 
 
 @contextmanager

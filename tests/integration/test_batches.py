@@ -6,12 +6,11 @@ from uuid import uuid4
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
 
 from flight_delays.batches import Unreadable, is_of_a_batch, skip, unreadable
 from flight_delays.canary import BrokerError
 from tests.conftest import Stack
-from tests.integration.line import put_bomb, until
+from tests.integration.line import create_topic, put_bomb, until
 
 pytestmark = pytest.mark.integration
 
@@ -19,11 +18,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def topic(stack: Stack) -> str:
     """A topic of two partitions that takes batches as producers compress them."""
-    name = f"batches-{uuid4()}"
-    admin = AdminClient({"bootstrap.servers": stack.settings.kafka_bootstrap})
-    admin.create_topics([NewTopic(name, 2, 1, config={"compression.type": "producer"})])[name].result(20)
-    until(lambda: name in admin.list_topics(timeout=10).topics, 20, "the topic")
-    return name
+    return create_topic(stack, "batches", compression_type="producer")
 
 
 def put_small(stack: Stack, topic: str, codec: str, count: int = 1, size: int = 400) -> None:

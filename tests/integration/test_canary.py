@@ -6,15 +6,13 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
 
 from flight_delays import canary
 from tests.conftest import Stack
-from tests.integration.line import until
+from tests.integration.line import compressed, create_topic, put_bomb, until
 
 pytestmark = pytest.mark.integration
 
@@ -45,12 +43,8 @@ class Topics:
 
     def __init__(self, stack: Stack) -> None:
         self._settings = stack.settings
-        self.request, self.response = f"request-{uuid4()}", f"response-{uuid4()}"
-        servers = {"bootstrap.servers": stack.settings.kafka_bootstrap}
-        admin = AdminClient(servers)
-        for future in admin.create_topics([NewTopic(name, 2, 1) for name in (self.request, self.response)]).values():
-            future.result(20)
-        self._producer = Producer(servers)
+        self.request, self.response = create_topic(stack, "request"), create_topic(stack, "response")
+        self._producer = Producer({"bootstrap.servers": stack.settings.kafka_bootstrap})
 
     def answer(self, *values: bytes | None, key: bytes | None = None) -> None:
         for value in values:
@@ -82,6 +76,16 @@ def test_whatever_lies_among_the_answers_the_canaries_come_back(stack: Stack, to
         uuids = topics.canaries()
         topics.answer(*FOREIGN)
         topics.answer(*FOREIGN, key=b"\xff")
+        topics.answer(*(fields(uuid, partition) for partition, uuid in enumerate(uuids)))
+        assert proof.result()[0] == uuids
+
+
+def test_a_batch_that_cannot_be_read_among_the_answers_hides_none(stack: Stack, topics: Topics) -> None:
+    with ThreadPoolExecutor() as threads, compressed(stack, topics.response):
+        proof = threads.submit(canary.prove, stack.settings, DEPLOYMENT, 30)
+        uuids = topics.canaries()
+        for partition in (0, 1):
+            put_bomb(stack, topics.response, partition=partition)
         topics.answer(*(fields(uuid, partition) for partition, uuid in enumerate(uuids)))
         assert proof.result()[0] == uuids
 

@@ -11,7 +11,6 @@ from uuid import uuid4
 
 import pytest
 from confluent_kafka import Consumer, Producer
-from confluent_kafka.admin import AdminClient, NewTopic
 from pymongo.database import Database
 
 from flight_delays import dead_letters
@@ -20,7 +19,7 @@ from flight_delays.dead_letters import choose, read_originals, replay, report
 from flight_delays.names import DagId
 from flight_delays.sources import DataError
 from tests.conftest import Stack
-from tests.integration.line import answer, flight, messages_on, put, put_bomb, run_dag, until
+from tests.integration.line import answer, create_topic, flight, messages_on, put, put_bomb, run_dag
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 
@@ -253,10 +252,7 @@ def test_a_thousand_originals_are_found_at_their_places(stack: Stack, consumer: 
 def test_originals_around_an_unreadable_batch_are_found(
     stack: Stack, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    topic = f"originals-{uuid4()}"
-    admin = AdminClient({"bootstrap.servers": stack.settings.kafka_bootstrap})
-    admin.create_topics([NewTopic(topic, 1, 1, config={"compression.type": "producer"})])[topic].result(20)
-    until(lambda: topic in admin.list_topics(timeout=10).topics, 20, "the topic")
+    topic = create_topic(stack, "originals", 1, compression_type="producer")
     producer = Producer({"bootstrap.servers": stack.settings.kafka_bootstrap})
     producer.produce(topic, b"before")
     producer.flush(20)

@@ -7,15 +7,13 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
 
 from flight_delays.predictor import handover
 from tests.conftest import Stack
-from tests.integration.line import compressed, messages_on, put_bomb, until
+from tests.integration.line import compressed, create_topic, messages_on, put_bomb, until
 
 pytestmark = pytest.mark.integration
 
@@ -27,10 +25,7 @@ MINUTE = 60.0
 def put(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Put:
     """Puts a message on partition 0 of "request", "answer" or "dead", that many seconds ago."""
     servers = {"bootstrap.servers": stack.settings.kafka_bootstrap}
-    names = {kind: f"{kind}-{uuid4()}" for kind in ("request", "answer", "dead")}
-    admin = AdminClient(servers)
-    for future in admin.create_topics([NewTopic(name, 2, 1) for name in names.values()]).values():
-        future.result(20)
+    names = {kind: create_topic(stack, kind) for kind in ("request", "answer", "dead")}
     places = dict(zip((names["answer"], names["dead"]), handover._PLACES.values(), strict=True))
     monkeypatch.setattr(handover, "REQUEST_TOPIC", names["request"])
     monkeypatch.setattr(handover, "_PLACES", places)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from uuid import uuid4
 
 import pytest
 from confluent_kafka import KafkaError
@@ -14,7 +13,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from flight_delays import topics
 from flight_delays.topics import ensure_topics, topic_id
 from tests.conftest import Stack
-from tests.integration.line import put_bomb, until
+from tests.integration.line import create_topic, put_bomb
 
 pytestmark = pytest.mark.integration
 
@@ -25,11 +24,9 @@ def admin(stack: Stack) -> AdminClient:
 
 
 @pytest.fixture
-def old_topic(admin: AdminClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def old_topic(stack: Stack, admin: AdminClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A topic that takes batches as they come, as release 0.1.0 created all of them."""
-    name = f"old-{uuid4()}"
-    admin.create_topics([NewTopic(name, 1, 1, config={"compression.type": "producer"})])[name].result(20)
-    until(lambda: name in admin.list_topics(timeout=10).topics, 20, "the topic")
+    name = create_topic(stack, "old", 1, compression_type="producer")
     monkeypatch.setattr(topics, "TOPICS", (name,))
     yield name
     admin.delete_topics([name])[name].result(20)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from flight_delays import registry
 from flight_delays.contract import (
+    BLANKS,
+    CODES,
     DEAD_LETTER_TOPIC,
+    LEADING_ZEROS,
     MAX_BRACKETS,
     MAX_KEY_BYTES,
     MAX_MESSAGE_BYTES,
@@ -116,12 +120,13 @@ def _strict_json(text: Column) -> Column:
 def validate(parsed: DataFrame) -> DataFrame:
     """Adds each field of a request, typed, and `invalid`: null, or a struct of `reason` and `field`.
 
-    The checks are built from the JSON Schema of `contract.Request`, so that web and stream accept the same.
+    The checks are built from the JSON Schema of `contract.Request`, so that web and stream accept the same. A field is
+    read as `contract.cleaned` does: null and blank text are absent, and have the type VOID.
     """
     fields = request_fields()
     raw = parsed.withColumns(
         {f"_{name}": F.try_variant_get("json", f"$.{name}", "variant") for name in fields}
-    ).withColumns({f"_{name}_type": F.schema_of_variant(f"_{name}") for name in fields})
+    ).withColumns({f"_{name}_type": _type(F.col(f"_{name}")) for name in fields})
     typed = raw.withColumns({name: _typed(name, spec) for name, spec in fields.items()})
     reasons = [
         _when(F.col("payload").isNull() | (F.col("payload_bytes") == 0), Reason.EMPTY),
@@ -138,6 +143,15 @@ def validate(parsed: DataFrame) -> DataFrame:
     )
 
 
+def _type(value: Column) -> Column:
+    """The variant's JSON type as Spark names it; VOID for null and for blank text."""
+    return F.when(_text(value) == "", "VOID").otherwise(F.schema_of_variant(value))
+
+
+def _text(value: Column) -> Column:
+    return F.btrim(F.try_variant_get(value, "$", "string"), F.lit(BLANKS))
+
+
 def _absent(name: str) -> Column:
     missing = F.col(f"_{name}").isNull() | (F.col(f"_{name}_type") == "VOID")
     return missing & F.col("key").isNull() if name == "UUID" else missing
@@ -151,7 +165,12 @@ def _typed(name: str, spec: dict[str, Any]) -> Column:
         return F.when(is_number, F.try_variant_get(f"_{name}", "$", "double"))
     if spec["type"] == "boolean":
         return F.when(kind == "BOOLEAN", F.try_variant_get(f"_{name}", "$", "boolean"))
-    text = F.when(kind == "STRING", F.try_variant_get(f"_{name}", "$", "string"))
+    kinds = ("STRING", "BIGINT") if name == "FlightNum" else ("STRING",)
+    text = F.when(kind.isin(*kinds), _text(F.col(f"_{name}")))
+    if name in CODES:
+        text = F.translate(text, string.ascii_lowercase, string.ascii_uppercase)
+    if name == "FlightNum":
+        text = F.regexp_replace(text, LEADING_ZEROS, "")
     if name != "UUID":
         return text
     return F.lower(F.when(F.col("_UUID").isNull() | (kind == "VOID"), F.col("key")).otherwise(text))

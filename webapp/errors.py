@@ -61,7 +61,10 @@ def register(app: Flask) -> None:
 def answer(error: ApiError) -> Response:
     """The error as the client gets it."""
     each = [{"code": e.code, "message": e.message, "field": e.field, "accepted": e.accepted} for e in error.errors]
-    response = jsonify(code=error.code, message=error.message, field=error.field, errors=each)
+    body = {"code": error.code, "message": error.message, "field": error.field, "errors": each}
+    if error.status == 503 and (uuid := (request.view_args or {}).get("uuid")):
+        body |= {"status": "WAIT", "id": uuid}  # the original's page reads this alone, and asks again
+    response = jsonify(body)
     response.status_code = error.status
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)

@@ -17,7 +17,7 @@ from webapp.services import Known
 ACCEPTED: Final = {
     "Carrier": "the code of a known carrier, such as AA",
     "FlightDate": f"a date as YYYY-MM-DD, from {FIRST_DATE} to {LAST_DATE}",
-    "FlightNum": "a flight number of 1 to 5 digits, such as 1519",
+    "FlightNum": "a flight number of 1 to 5 digits, e.g. 1519, or nothing",
     "Origin": "the code of a known airport, such as ATL",
     "Dest": "the code of a known airport other than the origin, such as SFO",
     "DepDelay": f"minutes from {DELAY_MINUTES[0]:g} to {DELAY_MINUTES[1]:g}, negative for early",
@@ -27,32 +27,13 @@ ACCEPTED: Final = {
 _NUMBER: Final = re.compile(r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]+)?")
 
 
-def _stripped(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    if not (text := value.strip()):
-        raise PydanticCustomError("missing", "is empty")
-    return text
-
-
-def _code(value: Any) -> Any:
-    text = _stripped(value)
-    return text.upper() if isinstance(text, str) and text.isascii() else text
-
-
 def _time(value: Any) -> Any:
     """Browsers send a time as HH:MM."""
-    text = _stripped(value)
-    return re.sub(r"^([0-9]{2}):([0-9]{2})$", r"\1\2", text) if isinstance(text, str) else text
-
-
-def _flight_number(value: Any) -> Any:
-    return str(value) if type(value) is int and abs(value) < 10**9 else _code(value)
+    return re.sub(r"^([0-9]{2}):([0-9]{2})$", r"\1\2", value) if isinstance(value, str) else value
 
 
 def _minutes(value: Any) -> Any:
     """A form has only text: numbers are read from it here, and nothing else that `float` takes ("nan", "1_0")."""
-    value = _stripped(value)
     if isinstance(value, str):
         if not _NUMBER.fullmatch(value):
             raise PydanticCustomError("number_format", "is no number")
@@ -82,7 +63,7 @@ def _known_airport(code: str, info: ValidationInfo) -> str:
     return code
 
 
-_Airport = Annotated[contract.AirportCode, BeforeValidator(_code), AfterValidator(_known_airport)]
+_Airport = Annotated[contract.AirportCode, AfterValidator(_known_airport)]
 
 
 class FlightForm(BaseModel):
@@ -90,9 +71,9 @@ class FlightForm(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    Carrier: Annotated[contract.CarrierCode, BeforeValidator(_code), AfterValidator(_known_carrier)]
-    FlightDate: Annotated[contract.FlightDay, BeforeValidator(_stripped)]
-    FlightNum: Annotated[contract.FlightNumber, BeforeValidator(_flight_number)]
+    Carrier: Annotated[contract.CarrierCode, AfterValidator(_known_carrier)]
+    FlightDate: contract.FlightDay
+    FlightNum: contract.FlightNumber | None = None
     Origin: _Airport
     Dest: _Airport
     DepDelay: Annotated[contract.Minutes, BeforeValidator(_minutes)]
@@ -109,12 +90,11 @@ RESERVED: Final = (
 
 def read_flight(data: Mapping[str, Any], known: Known) -> FlightForm:
     """The flight in a form or a JSON object. Raises InvalidError, which lists every field that is wrong."""
+    data = contract.cleaned(data)
     errors = [
         ApiError(400, "reserved_field", f"{name} is set by the system", name, "nothing: leave it out")
         for name in sorted(RESERVED.intersection(data))
     ]
-    if data.get("CRSDepTime") == "":  # an optional input of a form that was left empty
-        data = {name: value for name, value in data.items() if name != "CRSDepTime"}
     try:
         flight = FlightForm.model_validate(data, context=known)
     except ValidationError as error:

@@ -76,7 +76,10 @@ def submit() -> tuple[Response, int, dict[str, str]]:
         )
     except NotConfirmedError as error:
         raise UnavailableError("kafka_unavailable", "Kafka did not confirm the request", error) from error
-    return jsonify(status="OK", id=uuid), 202, {"Location": url_for("predictions.answer", uuid=uuid)}
+    accepted = jsonify(status="OK", id=uuid)
+    if _parses_text():
+        accepted.mimetype = "text/plain"
+    return accepted, 202, {"Location": url_for("predictions.answer", uuid=uuid)}
 
 
 @blueprint.get(f"{SUBMIT_PATH}/response/<uuid>")
@@ -113,6 +116,12 @@ def _body() -> Mapping[str, Any]:
     if request.mimetype not in FORM_TYPES and request.get_data():
         raise ApiError(400, "not_form_or_json", f"The body must be application/json, {' or '.join(FORM_TYPES)}")
     return request.form.to_dict()
+
+
+def _parses_text() -> bool:
+    """Whether this is the form of the original's page: jQuery would give its `JSON.parse` an object for JSON."""
+    script = request.headers.get("X-Requested-With") == "XMLHttpRequest"
+    return script and request.mimetype in FORM_TYPES and "json" not in request.headers.get("Accept", "")
 
 
 def _wait_seconds() -> float:

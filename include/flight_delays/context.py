@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flight_delays.contract import AIRPORT_PATTERN, GAIN_MINUTES, WEATHER, Collection, Context
+from flight_delays.contract import AIRPORT_PATTERN, GAIN_MINUTES, WEATHER, Collection, Context, flight_number
 from flight_delays.sources import DataError
 
 if TYPE_CHECKING:
@@ -179,11 +179,12 @@ def import_documents(
 def find_context(db: Database[dict[str, Any]], flight: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of the flight at departure: fields of `contract.Context`, without those that are not known.
 
-    `flight` has a request's `Carrier`, `FlightNum`, `Origin`, `Dest`, `FlightDate`, and may have `CRSDepTime`, which
-    then counts: the scheduled arrival moves with it. One read.
+    `flight` has a request's `Carrier`, `Origin`, `Dest` and `FlightDate`, and may have `FlightNum`, by which scheduled
+    times are known, and `CRSDepTime`, which then counts: the scheduled arrival moves with it. One read.
     """
     day = dt.date.fromisoformat(flight["FlightDate"])
-    schedule, weather = _schedule_id(*(flight[name] for name in _FLIGHT)), _weather_id(flight["Origin"], day)
+    schedule = _schedule_id(flight["Carrier"], flight.get("FlightNum"), flight["Origin"], flight["Dest"])
+    weather = _weather_id(flight["Origin"], day)
     week = [_gain_id(flight["Dest"], day - dt.timedelta(days=days)) for days in range(1, 8)]
     documents = db[Collection.CONTEXT].find({"_id": {"$in": [schedule, weather, *week]}})
     found = {document["_id"]: document for document in documents}
@@ -212,8 +213,8 @@ def _mean_gain(found: Mapping[str, Mapping[str, Any]], ids: list[str]) -> float 
     return sum(day["sum"] for day in days) / sum(day["count"] for day in days) if days else None
 
 
-def _schedule_id(carrier: str, number: str, origin: str, dest: str) -> str:
-    return f"schedule/{carrier}/{number}/{origin}/{dest}"
+def _schedule_id(carrier: str, number: str | None, origin: str, dest: str) -> str:
+    return f"schedule/{carrier}/{flight_number(number or '')}/{origin}/{dest}"
 
 
 def _weather_id(origin: str, day: dt.date) -> str:

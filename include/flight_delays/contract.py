@@ -10,6 +10,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import string
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
@@ -89,6 +91,13 @@ TIMESTAMP_PATTERN: Final = (
 )
 """With seconds, and within 18 hours of UTC: what Python and Spark both read."""
 
+CODES: Final = ("Carrier", "FlightNum", "Origin", "Dest")
+"""Fields whose lower-case ASCII letters are read as upper case."""
+LEADING_ZEROS: Final = "^0+(?=[0-9])"
+"""`FlightNum` is read without them."""
+BLANKS: Final = "".join(filter(str.isspace, map(chr, range(0x3001))))
+"""What `str.strip` removes around a text: all white space of Unicode."""
+
 DELAY_MINUTES: Final = (-1440.0, 4320.0)
 """Accepted delays in minutes: a day early to three days late (the BTS records of 2013 hold -86 to 1,301)."""
 DISTANCE_MILES: Final = (1.0, 12_500.0)
@@ -142,7 +151,7 @@ _TIME_RANGE_SCHEMA: Final[dict[str, Any]] = {**DATE_RANGE_SCHEMA, "format": "dat
 
 CarrierCode = Annotated[str, Field(pattern=CARRIER_PATTERN, description="IATA code of the carrier, such as AA")]
 AirportCode = Annotated[str, Field(pattern=AIRPORT_PATTERN, description="IATA code of the airport, such as ATL")]
-FlightNumber = Annotated[str, Field(pattern=FLIGHT_NUMBER_PATTERN, description="Flight number, such as 1519")]
+FlightNumber = Annotated[str, Field(pattern=FLIGHT_NUMBER_PATTERN)]
 HHMM = Annotated[str, Field(pattern=HHMM_PATTERN, description="Local wall-clock time, HHMM")]
 FlightDay = Annotated[
     str,
@@ -240,7 +249,7 @@ class Flight(Context, Pair):
     Timestamp: UtcTime
     Carrier: CarrierCode
     FlightDate: FlightDay
-    FlightNum: FlightNumber
+    FlightNum: FlightNumber | None = Field(default=None, description="Flight number, e.g. 1519")
     DepDelay: Minutes
     Canary: bool | None = Field(default=None, description="true: the system's own request, to prove that answers come")
     Replay: str | None = Field(
@@ -253,8 +262,10 @@ class Flight(Context, Pair):
 class Request(Flight):
     """A message on the topic flight_delay_classification_request; its key is the UUID, which it may then lack.
 
-    `Dest` differs from `Origin`. `DayOfYear`, `DayOfMonth` and `DayOfWeek` are written for readers of the original
-    system and never read: the predictor computes them from `FlightDate`.
+    `Dest` differs from `Origin`. A field that is null or blank text is absent. White space around a text, lower case in
+    a code, an integer as `FlightNum` and its leading zeros are accepted, and read as this schema has them.
+    `DayOfYear`, `DayOfMonth` and `DayOfWeek` are written for readers of the original system and never read: the
+    predictor computes them from `FlightDate`.
     """
 
     DayOfYear: Any = Field(default=None, description="1..366; recomputed from FlightDate")
@@ -348,14 +359,43 @@ def read_request(value: bytes | None, key: bytes | None = None) -> Request:
     text = value.decode()
     if text.count("{") + text.count("[") > MAX_BRACKETS:
         raise ValueError(f"more than {MAX_BRACKETS} objects and arrays")
-    fields = json.loads(
+    found = json.loads(
         text, object_pairs_hook=_names_once, parse_constant=_no_constant, parse_int=_integer, parse_float=_decimal
     )
-    if not isinstance(fields, dict):
+    if not isinstance(found, dict):
         raise ValueError("a JSON object is expected")
-    if fields.get("UUID") is None and key is not None and len(key) <= MAX_KEY_BYTES:
+    fields = cleaned(found)
+    if "UUID" not in fields and key is not None and len(key) <= MAX_KEY_BYTES:
         fields["UUID"] = key.decode()
     return Request.model_validate_json(json.dumps(fields))
+
+
+def cleaned(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields as the web app, the predictor and `read_request` read them, before their types are checked.
+
+    Without white space around texts, and without fields that are null or blank. `CODES` are in upper case; `FlightNum`
+    may be an integer, and has no leading zeros. The twin of `streaming_predictor.validate`.
+    """
+    found = ((name, _cleaned(name, value)) for name, value in fields.items())
+    return {name: value for name, value in found if value is not None and value != ""}
+
+
+def _cleaned(name: str, value: Any) -> Any:
+    if name == "FlightNum" and type(value) is int and abs(value) < 10**9:  # str() refuses 4,300 digits
+        value = str(value)
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    text = text.translate(_UPPER) if name in CODES else text
+    return flight_number(text) if name == "FlightNum" else text
+
+
+_UPPER: Final = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
+
+
+def flight_number(text: str) -> str:
+    """The number without leading zeros: 01284 is 1284, 000 is 0."""
+    return re.sub(LEADING_ZEROS, "", text)
 
 
 def _names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

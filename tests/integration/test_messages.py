@@ -57,6 +57,11 @@ _numbers = st.sampled_from(
      *(start + "1" * (MAX_NUMBER_DIGITS - less) for less in (-1, 0, 1) for start in ("-", "0.", "-0.", "2.5", "1e-")),
      "01", "+1", ".5", "5.", "1e", "--1", "0x10", "1_000", "1,5", "true", "false", "True", "None", "'5'", "5//"]
 ) | st.floats(-2000, 13000).map(repr)
+_flight_numbers = st.sampled_from(
+    ["1519", "0", "-0", "-5", "99999", "100000", "999999999", "1000000000", "9223372036854775808", "9" * 20, "9" * 39,
+     "9" * 900, "1519.0", "1519.5", "1e3", "1E0", "0.0", "true", "false", "null", "[]", "{}", "[1519]", '""',
+     '{"a": 1519}']
+) | st.integers(-9, 10**5).map(str)
 _dates = st.sampled_from(
     ["0000-01-01", "0001-01-01", "1986-12-31", "1987-01-01", "2099-12-31", "2100-01-01", "9999-12-31", "10000-01-01",
      "-001-01-01", "2016-02-29", "2015-02-29", "2100-02-29", "2016-02-30", "2016-13-01", "2016-00-10", "2016-1-1",
@@ -73,6 +78,8 @@ _zones = st.sampled_from(
 _texts = st.sampled_from(
     ["AA", "aa", "9E", "A", "AAAA", "ATL", "SFO", "atl", "ATL\n", "ATL\x00", "ATL ", "ÄTL", "\ud800", "\uff21TL", "QQQ",
      "1519", "00001", "123456", "12A", "12a", "-1", "١٢", "2400", "2359", "0000", "000", "9" * 5000, "NaN", "5", "",
+     "01284", "0", "000A", "0" * 5000 + "7", "12 34", "1519 ", "UA1519", "\uff11\uff15", "1519.0", "1e3", " ", "\t\n",
+     "\xa0", "Aa", " aa\r\n", "\u3000sfo\x1f", "\x851519\u2029", "\u200bAA", "\ufeffAA", "\xdf", "\u017fFO", "A\u0131",
      UUID, UUID.lower(), UUID.replace("-", ""), "{" + UUID + "}", UUID + "\n", "urn:uuid:" + UUID, "g" * 36]
 )
 # fmt: on
@@ -122,6 +129,7 @@ _plausible = st.one_of(
     st.tuples(
         st.sampled_from(["Carrier", "Origin", "Dest", "FlightNum", "CRSDepTime", "UUID", "Replay"]), _texts.map(_quoted)
     ),
+    st.tuples(st.just("FlightNum"), _flight_numbers),
     st.tuples(st.sampled_from(["Canary", "CRSDepTime"]), st.sampled_from(["true", "false", "null", '"0900"', "1"])),
     st.tuples(st.sampled_from(["DayOfWeek", "DayOfYear", "DayOfMonth", "Extra"]), _nested),
     st.tuples(st.sampled_from(NAMES), _value),

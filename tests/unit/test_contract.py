@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from flight_delays.contract import BUCKETS, SPLITS, Context, Request, is_uuid
+from flight_delays.contract import BLANKS, BUCKETS, SPLITS, Context, Request, is_uuid, read_request
 
 VALID: dict[str, Any] = {
     "UUID": "0B0AA9AE-3E0C-4D29-9E8E-6B0C3D1D9A11",
@@ -88,6 +89,51 @@ def test_a_wrong_value_is_an_error_of_its_field(field: str, value: Any) -> None:
         parse(**{field: value})
     [error] = caught.value.errors()
     assert error["loc"] == ((field,) if field != "Dest" else ())
+
+
+def read(**changes: Any) -> dict[str, Any]:
+    return read_request(json.dumps(VALID | changes).encode()).model_dump()
+
+
+@pytest.mark.parametrize(
+    ("given", "read_as"),
+    [
+        (1519, "1519"),
+        ("01284", "1284"),
+        ("000", "0"),
+        (0, "0"),
+        (" 12a\n", "12A"),
+        (None, None),
+        ("", None),
+        (" ", None),
+    ],
+)
+def test_a_flight_number_is_read_as_it_is_meant(given: Any, read_as: str | None) -> None:
+    assert read(FlightNum=given)["FlightNum"] == read_as
+
+
+@pytest.mark.parametrize(
+    "given", [1519.5, 1519.0, True, -5, 100_000, 10**500, [], "12 34", "UA1519", "\uff11", "1519.0"]
+)
+def test_what_is_no_flight_number_is_refused(given: Any) -> None:
+    with pytest.raises(ValueError, match="FlightNum"):
+        read(FlightNum=given)
+
+
+def test_codes_may_be_lower_case_with_blanks_around_and_a_flight_number_absent() -> None:
+    value = {name: each for name, each in VALID.items() if name != "FlightNum"}
+    found = read_request(json.dumps(value | {"Carrier": " aa", "Origin": "atl", "Dest": "\xa0Sfo\n"}).encode())
+    assert (found.Carrier, found.Origin, found.Dest, found.FlightNum) == ("AA", "ATL", "SFO", None)
+
+
+@pytest.mark.parametrize("given", ["", " \n", None])
+def test_a_blank_uuid_is_that_of_the_key(given: str | None) -> None:
+    key = str(VALID["UUID"]).lower()
+    assert key == read_request(json.dumps(VALID | {"UUID": given}).encode(), key.encode()).UUID
+
+
+def test_blanks_are_all_that_strip_removes() -> None:
+    assert set(BLANKS) == {each for each in map(chr, range(sys.maxunicode + 1)) if not each.strip()}
 
 
 def test_buckets_cover_all_delays_without_a_gap() -> None:

@@ -64,7 +64,7 @@ function show(answer, startedAt) {
   const date = new Date(Date.UTC(year, month - 1, day));
   const dateText = date.toLocaleDateString("en", { dateStyle: "long", timeZone: "UTC" });
   byId("flight-title").textContent =
-    `${flight.Carrier} ${flight.FlightNum}, ${flight.Origin} to ${flight.Dest}, ${dateText}, departure delay ${flight.DepDelay} min`;
+    `${flight.Carrier} ${flight.FlightNum ?? "flight"}, ${flight.Origin} to ${flight.Dest}, ${dateText}, departure delay ${flight.DepDelay} min`;
   byId("label").textContent = answer.label;
   for (const row of document.querySelectorAll("[data-bucket]")) {
     const bucket = Number(row.dataset.bucket);

@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
 from flight_delays import predictor, registry, store
-from flight_delays.contract import DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC, Collection, read_request
+from flight_delays.contract import DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC, Collection, cleaned, read_request
 from flight_delays.records import month_files
 from flight_delays.schemas import schema
 from tests.conftest import Stack
@@ -156,7 +156,7 @@ def test_every_text_counts_in_the_stream(line: Stack, sent: list[dict[str, Any]]
 
 def test_messages_on_the_topics_keep_to_the_schemas(line: Stack, sent: list[dict[str, Any]]) -> None:
     broken = flight(DepDelay="5")
-    put(line, json.dumps(broken).encode())
+    put(line, json.dumps(broken).encode(), json.dumps(flight(FlightNum=None, Carrier="ua")).encode())
     assert answer(line, broken["UUID"])["status"] == "REJECTED"
     for topic, name in ((RESPONSE_TOPIC, "response"), (DEAD_LETTER_TOPIC, "dead_letter"), (REQUEST_TOPIC, "request")):
         validator = Draft202012Validator(schema(name), format_checker=FormatChecker())
@@ -166,8 +166,8 @@ def test_messages_on_the_topics_keep_to_the_schemas(line: Stack, sent: list[dict
             if topic != REQUEST_TOPIC:
                 validator.validate(json.loads(message.value()))
             elif _valid(message.value(), message.key()):
-                fields = json.loads(message.value())
-                validator.validate({**fields, "UUID": fields.get("UUID") or message.key().decode()})
+                fields = cleaned(json.loads(message.value()))
+                validator.validate({"UUID": (message.key() or b"").decode(), **fields})
     validator = Draft202012Validator(schema("distance"))
     for pair in store.connect(line.settings)[Collection.DISTANCES].find():
         validator.validate(pair)

@@ -80,6 +80,19 @@ def test_json_is_taken_too(client: FlaskClient, stack: Any) -> None:
     assert (message["DepDelay"], message["FlightNum"], message["CRSDepTime"]) == (-3.5, "1519", "0905")
 
 
+@pytest.mark.parametrize("given", [None, "", " "])
+def test_a_flight_number_may_be_absent(client: FlaskClient, stack: Any, given: str | None) -> None:
+    others = {name: value for name, value in FLIGHT.items() if name != "FlightNum"}
+    bodies = [
+        {"json": others | {"FlightNum": given}},
+        {"data": others | ({} if given is None else {"FlightNum": given})},
+    ]
+    for body in bodies:
+        accepted = client.post(SUBMIT, **body)
+        assert accepted.status_code == 202
+        assert "FlightNum" not in message_of(stack, accepted.json["id"])[0]
+
+
 def test_what_is_known_at_departure_is_in_the_message(
     client: FlaskClient, stack: Any, mongo: Database[dict[str, Any]]
 ) -> None:
@@ -102,6 +115,11 @@ def test_what_is_known_at_departure_is_in_the_message(
         "DestGainYesterday": -6.0,
         "DestGain7Days": -3.0,
     }
+
+    for flight, known in ((FLIGHT | {"FlightNum": "01519"}, True), (FLIGHT | {"FlightNum": ""}, False)):
+        message, _ = message_of(stack, client.post(SUBMIT, data=flight).json["id"])
+        assert ("CRSDepTime" in message) == known, "scheduled times are known by the number"
+        assert message.get("FlightNum") == ("1519" if known else None)
 
     mongo[Collection.CONTEXT].insert_one({"_id": "weather/ATL/2016-12-25", **hours})
     message, _ = message_of(stack, client.post(SUBMIT, data=FLIGHT | {"CRSDepTime": "23:35"}).json["id"])
@@ -141,10 +159,17 @@ def test_pair_without_a_distance_gets_the_great_circle(client: FlaskClient, stac
         ("DepDelay", float("nan"), "out_of_range"),
         ("DepDelay", 10**400, "out_of_range"),
         ("DepDelay", [5], "wrong_type"),
+        ("Carrier", None, "missing_field"),
+        ("Carrier", " ", "missing_field"),
         ("FlightDate", "2016-13-45", "out_of_range"),
         ("FlightDate", "25/12/2016", "invalid_format"),
         ("FlightDate", "0001-01-01", "out_of_range"),
         ("FlightNum", "AA1519", "invalid_format"),
+        ("FlightNum", "15 19", "invalid_format"),
+        ("FlightNum", -5, "invalid_format"),
+        ("FlightNum", 1519.0, "wrong_type"),
+        ("FlightNum", True, "wrong_type"),
+        ("FlightNum", [], "wrong_type"),
         ("Carrier", "ZZ", "unknown_carrier"),
         ("Carrier", "A" * 200, "invalid_format"),
         ("Carrier", {"$ne": 1}, "wrong_type"),
@@ -189,7 +214,6 @@ def test_all_bad_fields_are_listed(client: FlaskClient) -> None:
     assert found == {
         "Carrier": "unknown_carrier",
         "FlightDate": "missing_field",
-        "FlightNum": "missing_field",
         "Origin": "missing_field",
         "Dest": "missing_field",
         "DepDelay": "invalid_format",

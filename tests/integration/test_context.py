@@ -88,6 +88,11 @@ def test_what_is_not_known_is_absent(known: Database[dict[str, Any]]) -> None:
     assert context.find_context(known, FLIGHT | {"FlightNum": "9", "FlightDate": "2016-12-25", "Dest": "XXX"}) == {}
     unscheduled = context.find_context(known, FLIGHT | {"FlightNum": "9"})
     assert set(unscheduled) == {"DestGainYesterday", "DestGain7Days"}, "no weather without an hour"
+    unnumbered = {name: value for name, value in FLIGHT.items() if name != "FlightNum"}
+    for flight in (unnumbered, unnumbered | {"FlightNum": None}):
+        assert context.find_context(known, flight) == unscheduled, "scheduled times are known by the number"
+        assert "OriginTemperature" in context.find_context(known, flight | {"CRSDepTime": "0900"})
+    assert context.find_context(known, FLIGHT | {"FlightNum": "01284"}) == context.find_context(known, FLIGHT)
     first = context.find_context(known, FLIGHT | {"FlightDate": "2013-12-01", "CRSDepTime": "0900"})
     assert "OriginTemperature" in first
     assert not any(name.startswith("DestGain") for name in first), "no flights before"

@@ -33,6 +33,7 @@ from stack.steps import Step, StepFailedError
 from stack.up import act, await_predictor, submit_flight, up
 from tests.conftest import Stack
 from tests.integration.line import answer, flight, goes_on, put, run_dag, until
+from tests.web import original_page
 from tests.web.form import RESPONSE, SUBMIT
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
@@ -71,6 +72,24 @@ def test_the_originals_example_is_answered_with_a_remark(line: Stack) -> None:
     found = answer(line, accepted.json()["id"])
     assert found["status"] == "OK"
     assert set(found["unseen"]) == {"Origin", "Route"}
+
+
+def test_the_originals_page_renders_a_prediction(line: Stack) -> None:
+    rendered = original_page.predict(line.web_url, original_page.FORM, 30)
+    assert rendered["Prediction"] in range(4)
+    assert (rendered["Route"], rendered["FlightDate"], rendered.get("FlightNum")) == ("ATL-SFO", "2016-12-25", None)
+
+
+def test_the_originals_web_app_finds_its_answer(line: Stack) -> None:
+    """It writes to the topic itself, without a key, what the form has: text as typed, and null for what is not there."""
+    typed = {"DepDelay": 5.0, "Carrier": "aa", "FlightDate": "2016-12-25", "Dest": "sfo", "FlightNum": None}
+    looked_up = {"Origin": "atl", "Distance": 2139.0, "DayOfYear": 360, "DayOfMonth": 25, "DayOfWeek": 6}
+    sent = {**typed, **looked_up, "Timestamp": dt.datetime.now().isoformat(), "UUID": str(uuid4())}  # noqa: DTZ005
+    put(line, json.dumps(sent).encode())
+    responses = store.connect(line.settings)[Collection.RESPONSES]
+    found = until(lambda: responses.find_one({"UUID": sent["UUID"]}), 30, "the answer")
+    assert (found["Carrier"], found["Route"], found["DayOfWeek"], "FlightNum" in found) == ("AA", "ATL-SFO", 7, False)
+    assert found["Timestamp"].isoformat(timespec="milliseconds")[:23] == sent["Timestamp"][:23], "no zone is UTC"
 
 
 def test_a_state_without_context_gets_it(line: Stack) -> None:

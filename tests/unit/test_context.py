@@ -113,7 +113,7 @@ def test_gains_are_by_day_and_scheduled_times_the_latest(tmp_path: Path) -> None
     december = flights(
         tmp_path / "12",
         {"DepDelay": 10.0, "ArrDelay": -5.0},
-        {"FlightNum": "2", "DepDelay": 0.0, "ArrDelay": 5.0},
+        {"FlightNum": "002", "DepDelay": 0.0, "ArrDelay": 5.0},
         {"FlightNum": "3", "DepDelay": -1440.0, "ArrDelay": 4320.0},
         {"FlightDate": dt.date(2013, 12, 2), "CRSDepTime": "0905", "CRSArrTime": "1210"},
     )

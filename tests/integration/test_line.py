@@ -81,7 +81,7 @@ def test_the_originals_page_renders_a_prediction(line: Stack) -> None:
 
 
 def test_the_originals_web_app_finds_its_answer(line: Stack) -> None:
-    """It writes to the topic itself, without a key, what the form has: text as typed, and null for what is not there."""
+    """It writes to the topic itself, without a key, what the form has: text as typed, null for what it lacks."""
     typed = {"DepDelay": 5.0, "Carrier": "aa", "FlightDate": "2016-12-25", "Dest": "sfo", "FlightNum": None}
     looked_up = {"Origin": "atl", "Distance": 2139.0, "DayOfYear": 360, "DayOfMonth": 25, "DayOfWeek": 6}
     sent = {**typed, **looked_up, "Timestamp": dt.datetime.now().isoformat(), "UUID": str(uuid4())}  # noqa: DTZ005

@@ -2,6 +2,10 @@
 .DEFAULT_GOAL := help
 .PHONY: help up down status logs backup restore clean predictor models topics listen predictions airflow test proof bench scale experiments lint lock schemas
 
+ifneq ($(shell locale charmap 2>/dev/null),UTF-8) # Python and Java read paths and text as the locale says
+export LC_ALL = C.UTF-8
+endif
+
 PYTHON ?= python3
 STACK = .venv/bin/python -m stack
 

@@ -99,7 +99,7 @@ class Installation:
     @property
     def url(self) -> str:
         """The web app's address."""
-        return f"http://{LOOPBACK}:{self.settings.port_web}"
+        return self.settings.web_url
 
     @cached_property
     def supervisor(self) -> Supervisor:

@@ -24,7 +24,7 @@ from typing import Any, Final
 import aiohttp
 
 from flight_delays.contract import SUBMIT_PATH
-from flight_delays.settings import LOOPBACK, get_settings
+from flight_delays.settings import get_settings
 
 FIELDS: Final = ("Carrier", "FlightDate", "FlightNum", "Origin", "Dest", "DepDelay")
 _POST_SECONDS: Final = 30.0
@@ -185,7 +185,7 @@ def main() -> None:
     """Sends flights to the stack of this checkout's settings and prints what came back."""
     settings = get_settings()
     parser = argparse.ArgumentParser(prog="python -m bench.traffic", description="Send real flights to the web app.")
-    parser.add_argument("--url", default=f"http://{LOOPBACK}:{settings.port_web}")
+    parser.add_argument("--url", default=settings.web_url)
     parser.add_argument("--rate", type=float, default=10, help="flights a second")
     parser.add_argument("--seconds", type=float, default=60)
     options = parser.parse_args()

@@ -36,7 +36,7 @@ def main() -> None:
 def form(browser: Browser, name: str, width: int, height: int) -> None:
     """The form with the answer to a flight that the model knows."""
     page = browser.new_page(viewport={"width": width, "height": height})
-    page.goto(f"http://{LOOPBACK}:{get_settings().port_web}/flights/delays/predict_kafka")
+    page.goto(f"{get_settings().web_url}/flights/delays/predict_kafka")
     page.click("#known-example")
     page.click("button[type=submit]")
     page.wait_for_selector("#prediction:not([hidden])", timeout=20_000)
@@ -72,7 +72,7 @@ def airflow(browser: Browser) -> None:
 def status(browser: Browser) -> None:
     """The web app's page of the predictor's status, on a phone."""
     page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.goto(f"http://{LOOPBACK}:{get_settings().port_web}/status")
+    page.goto(f"{get_settings().web_url}/status")
     page.screenshot(path=IMAGES / "status-phone.png")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import httpx
+from pymongo.errors import PyMongoError
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from flight_delays.settings import LOOPBACK, Settings
 from stack.secrets import Secrets
@@ -12,15 +15,29 @@ from stack.secrets import Secrets
 ACTIVE = frozenset({"queued", "running"})
 
 
-class AirflowApi:
-    """Airflow's API as the user `admin`. Every call raises httpx.HTTPError where Airflow does not answer or refuses."""
+def retrying(seconds: float) -> Retrying:
+    """Calls a function until it succeeds, while MongoDB or an HTTP server is away or fails, for at most `seconds`."""
 
-    def __init__(self, settings: Settings, secrets: Secrets) -> None:
+    def may_pass(error: BaseException) -> bool:
+        if isinstance(error, httpx.HTTPStatusError):
+            return error.response.is_server_error
+        return isinstance(error, httpx.TransportError | PyMongoError)
+
+    return Retrying(
+        retry=retry_if_exception(may_pass), stop=stop_after_delay(seconds), wait=wait_fixed(0.5), reraise=True
+    )
+
+
+class AirflowApi:
+    """Airflow's API as the user `admin`. Every call raises httpx.HTTPError where Airflow refuses, or does not answer
+    within `timeout_seconds`."""
+
+    def __init__(self, settings: Settings, secrets: Secrets, timeout_seconds: float = 0) -> None:
         self._client = httpx.Client(base_url=f"http://{LOOPBACK}:{settings.port_airflow}", timeout=15)
+        self._retrying = retrying(timeout_seconds)
         login = {"username": "admin", "password": secrets.airflow_password}
-        response = self._client.post("/auth/token", json=login)
-        response.raise_for_status()
-        self._client.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
+        token = self._send("POST", "/auth/token", json=login)["access_token"]
+        self._client.headers["Authorization"] = f"Bearer {token}"
 
     def dags(self) -> dict[str, dict[str, Any]]:
         """The DAGs that Airflow has parsed, by id."""
@@ -34,13 +51,18 @@ class AirflowApi:
         """Stops the DAG's schedule, or lets it run again; where it is so already, nothing is written."""
         if self._get(f"/dags/{dag_id}")["is_paused"] == paused:
             return
-        self._client.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": paused}).raise_for_status()
+        self._send("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": paused})
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
         """Starts a run and returns its id."""
-        response = self._client.post(f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": conf or {}})
-        response.raise_for_status()
-        return str(response.json()["dag_run_id"])
+        run_id = f"manual__{dt.datetime.now(dt.UTC).isoformat()}"
+        run = {"dag_run_id": run_id, "logical_date": None, "conf": conf or {}}
+        try:
+            self._send("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=run)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.CONFLICT:  # an earlier try whose answer did not arrive
+                raise
+        return run_id
 
     def runs(self, dag_id: str, limit: int = 5) -> list[dict[str, Any]]:
         """The DAG's last runs, newest first."""
@@ -60,6 +82,12 @@ class AirflowApi:
         return found
 
     def _get(self, path: str, **params: Any) -> Any:
-        response = self._client.get(f"/api/v2{path}", params=params)
-        response.raise_for_status()
-        return response.json()
+        return self._send("GET", f"/api/v2{path}", params=params)
+
+    def _send(self, method: str, path: str, **request: Any) -> Any:
+        def send() -> Any:
+            response = self._client.request(method, path, **request)
+            response.raise_for_status()
+            return response.json()
+
+        return self._retrying(send)

@@ -8,7 +8,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import warnings
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from flight_delays.settings import PROJECT, Settings
 
@@ -74,17 +78,46 @@ def retrieve(module: Path, pins: Path, target: Path, settings: Settings) -> None
 
 def _download(module: Path, target: Path, ivy_settings: str) -> None:
     ivy = next((spark_home() / "jars").glob("ivy-*.jar"))
-    command = ["java", "-jar", str(ivy), "-ivy", str(module), "-types", "jar", "bundle", "-warn"]
-    command += ["-retrieve", f"{target}/[conf]/[artifact]-[revision].[ext]"]
-    if ivy_settings:
-        command += ["-settings", ivy_settings]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    target.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["java", *_network(Path(folder)), "-jar", str(ivy), "-ivy", str(module)]
+        # Relative, for in a pattern parentheses mean that what is between them may be left out.
+        command += ["-types", "jar", "bundle", "-warn", "-retrieve", "[conf]/[artifact]-[revision].[ext]"]
+        if ivy_settings:
+            command += ["-settings", os.path.abspath(ivy_settings) if os.path.isfile(ivy_settings) else ivy_settings]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=target)
     if done.returncode != 0:
         tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
         raise RuntimeError(
             f"the JVM artifacts could not be fetched:\n{tail}\n"
-            "Check the network; behind a proxy or mirror, name an Ivy settings file in FLIGHTS_IVY_SETTINGS."
+            "Check the network. A proxy is named in HTTPS_PROXY, the certificates of one that inspects TLS in "
+            "SSL_CERT_FILE; a mirror, or a proxy with a password, in an Ivy settings file: FLIGHTS_IVY_SETTINGS."
         )
+
+
+def _network(folder: Path) -> list[str]:
+    """What other programs read of the environment, and a JVM does not: home, proxies, certificates."""
+    options = {"user.home": os.path.expanduser("~")}
+    proxies = getproxies()
+    for scheme in ("http", "https"):
+        address = proxies.get(scheme) or proxies.get("all") or ""
+        proxy = urlsplit(address if "://" in address else f"http://{address}")
+        name = "socksProxy" if proxy.scheme.startswith("socks") else f"{scheme}.proxy"
+        if proxy.hostname:
+            options |= {f"{name}Host": proxy.hostname, f"{name}Port": str(proxy.port or 1080)}
+    past = [host for host in proxies.get("no", "").split(",") if host]
+    options["http.nonProxyHosts"] = "|".join(f"*{host}" if host.startswith(".") else host for host in past)
+    if certificates := os.environ.get("SSL_CERT_FILE"):
+        from cryptography.hazmat.primitives.serialization import NoEncryption, pkcs12
+        from cryptography.x509 import load_pem_x509_certificates
+
+        with warnings.catch_warnings(action="ignore"):  # of odd ones, such as every system's bundle has
+            found = load_pem_x509_certificates(Path(certificates).read_bytes())
+        trusted = [pkcs12.PKCS12Certificate(one, str(number).encode()) for number, one in enumerate(found)]
+        store = folder / "trusted.p12"
+        store.write_bytes(pkcs12.serialize_java_truststore(trusted, NoEncryption()))
+        options |= {"javax.net.ssl.trustStore": str(store), "javax.net.ssl.trustStoreType": "PKCS12"}
+    return [f"-D{name}={value}" for name, value in options.items()]
 
 
 def _check(module: Path, pins: Path, folder: Path) -> None:

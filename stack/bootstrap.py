@@ -25,18 +25,25 @@ JDK_VERSIONS = (17, 21)
 REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
 
 
+NETWORK = (
+    "check the network; a mirror is named in UV_DEFAULT_INDEX, a proxy in HTTPS_PROXY (pip takes no SOCKS), and the "
+    "certificates of one that inspects TLS in SSL_CERT_FILE"
+)
+
+
 def main(arguments: list[str]) -> None:
     """`bootstrap.py [--dev] [ARGUMENTS]`: prepares, then runs `python -m stack ARGUMENTS` where there are any."""
     dev = "--dev" in arguments
     command = [argument for argument in arguments if argument != "--dev"]
     try:
+        check_paths()
         with step("Python", hint="install Python 3.11 or newer and name it: make up PYTHON=python3.12") as current:
             if sys.version_info < (3, 11):  # noqa: UP036 - this is the check
                 raise StepFailedError(f"Python {platform.python_version()} is too old: 3.11 or newer is needed")
             current.result = platform.python_version()
         with step("JDK") as current:
             current.result = f"{find_jdk(current)}, {shutil.which('java')}"
-        with step("Python packages", hint="check the network; behind a mirror, name it in UV_DEFAULT_INDEX") as current:
+        with step("Python packages", hint=NETWORK) as current:
             install("requirements-dev.txt" if dev else "requirements.txt", current)
     except StepFailedError as error:
         raise SystemExit(explain(error)) from None
@@ -46,10 +53,20 @@ def main(arguments: list[str]) -> None:
         os.execv(PYTHON, [str(PYTHON), "-m", "stack", *command])
 
 
+def check_paths() -> None:
+    """Raises StepFailedError where this checkout or the folder of all state is in a path that some part would split."""
+    for name, path in (("this checkout", str(PROJECT)), ("FLIGHTS_HOME", os.environ.get("FLIGHTS_HOME", ""))):
+        # Class path and PATH (:), Spark's lists (,) and globs, Airflow's variables ($), Java's and make's escapes.
+        if refused := sorted(set(re.findall(r"""[:,*?{}\[\]$#"\\\x00-\x1f\x7f\ud800-\udfff]""", path))):
+            shown = " ".join("a control character" if not char.isprintable() else char for char in refused)
+            raise StepFailedError(
+                f"{name} is in {path!r}, and not all programs can work in a path with {shown}",
+                hint="use another folder; blanks, letters of any language and other signs are fine",
+            )
+
+
 def find_jdk(current: Step) -> str:
     """Puts a fitting JDK first on the PATH and returns its version; installs one where this user may."""
-    if home := os.environ.get("JAVA_HOME"):
-        os.environ["PATH"] = f"{home}/bin{os.pathsep}{os.environ['PATH']}"
     version = _jdk_version()
     if version in JDK_VERSIONS:
         return f"JDK {version}"
@@ -64,7 +81,7 @@ def find_jdk(current: Step) -> str:
     wanted = " or ".join(map(str, JDK_VERSIONS))
     raise StepFailedError(
         f"a JDK {wanted} (java and javac) is needed; {found}",
-        hint=f"install one ({command}), or name its folder in JAVA_HOME",
+        hint=f"install one ({command}), or name its folder in JAVA_HOME (now {os.environ.get('JAVA_HOME')})",
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 from flight_delays.settings import LOOPBACK, PROJECT, Settings
 from stack import artifacts
@@ -51,7 +53,7 @@ def services(settings: Settings, secrets: Secrets) -> list[Service]:
         *(
             Service(
                 f"airflow-{name}",
-                [*_alone(settings, f"airflow-{name}"), str(BIN / "airflow"), *arguments],
+                [str(BIN / "airflow"), *arguments],
                 ready,
                 environment=airflow,
                 autostart=False,  # after the metadata database is migrated
@@ -149,7 +151,9 @@ def _kafka(settings: Settings) -> Service:
         "log.initial.task.delay.ms": "1000",  # not only 30 s after a start
         "log.flush.offset.checkpoint.interval.ms": "10000",  # what was on disk then need not be checked after a crash
     }
-    write_private(folder / "server.properties", "".join(f"{key}={value}\n" for key, value in properties.items()))
+    # Java reads Latin-1 here, and the same escapes as JSON's.
+    lines = (f"{key}={json.dumps(value)[1:-1]}\n" for key, value in properties.items())
+    write_private(folder / "server.properties", "".join(lines))
     cluster = folder / "cluster.id"
     if not cluster.exists():
         cluster.write_text(uuid.uuid4().hex[:22])
@@ -181,8 +185,11 @@ def _kafka_ready(settings: Settings) -> None:
 
 # --- Spark Connect ---------------------------------------------------------------------------------------------------
 
-SPARK_CONNECT_CORES = 6
-"""Task slots: a real-time query holds one a partition for ever, twice that during a swap, and two are for the rest."""
+SPARK_CONNECT_SLOTS = 64
+"""Task slots: a real-time query holds one a partition for ever, twice that during a swap.
+
+A slot costs nothing until it is used; so there are enough for a topic that gets more partitions while the server runs.
+"""
 
 
 def _spark_connect(settings: Settings) -> Service:
@@ -210,11 +217,11 @@ def _spark_connect(settings: Settings) -> Service:
         # compile, unless told to. Interpreted, a request costs half as much again.
         "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:+ExitOnOutOfMemoryError -XX:-DontCompileHugeMethods",
         # Its cache of models lies in the temporary folder, under a name that is the same for every user of a machine.
-        "spark.driver.defaultJavaOptions": f"-Djava.io.tmpdir={folder / 'tmp'}",
+        "spark.driver.defaultJavaOptions": f'"-Djava.io.tmpdir={folder / "tmp"}"',  # split at blanks, but in quotes
     }
     command = [str(artifacts.spark_home() / "bin" / "spark-submit")]
     command += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer"]
-    command += ["--master", f"local[{max(SPARK_CONNECT_CORES, 3 * settings.topic_partitions)}]"]
+    command += ["--master", f"local[{max(SPARK_CONNECT_SLOTS, 3 * settings.topic_partitions)}]"]
     command += ["--driver-memory", "768m", "--name", "flight-delay-predictor"]
     command += ["--jars", ",".join(str(jar) for jar in sorted((artifacts.JARS / "spark").glob("*.jar")))]
     for key, value in conf.items():
@@ -231,8 +238,12 @@ def _spark_connect(settings: Settings) -> Service:
 
 
 def inherited_environment() -> dict[str, str]:
-    """This process's environment without Spark's: a Spark Connect client's would make the training job one, too."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_"))}
+    """This process's environment without Spark's: a Spark Connect client's would make the training job one, too.
+
+    The virtual environment's programs come first on the PATH.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_"))}
+    return kept | {"PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
 
 
 def spark_environment() -> dict[str, str]:
@@ -240,6 +251,7 @@ def spark_environment() -> dict[str, str]:
     return {
         "SPARK_HOME": str(artifacts.spark_home()),
         "SPARK_LOCAL_IP": LOOPBACK,
+        "SPARK_LOCAL_HOSTNAME": LOOPBACK,  # the machine's own name may have a _, which no URI takes
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,
     }
@@ -261,7 +273,7 @@ def _sink_ready(settings: Settings) -> None:
 
 
 def _web_ready(settings: Settings) -> None:
-    _get(f"http://{LOOPBACK}:{settings.port_web}/healthz")
+    _get(f"{settings.web_url}/healthz")
 
 
 def _get(url: str) -> str:
@@ -290,10 +302,6 @@ def _execution_api_ready(settings: Settings) -> None:
     _get(f"http://{LOOPBACK}:{settings.port_airflow_execution}/execution/health/ping")
 
 
-def _alone(settings: Settings, name: str) -> list[str]:
-    return [sys.executable, "-m", "stack.alone", str(settings.home / "run" / f"{name}.group")]
-
-
 def _api_server(apps: str, port: int) -> list[str]:
     return ["api-server", "--apps", apps, "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
 
@@ -318,10 +326,12 @@ def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:
         "API__BASE_URL": api,
         "API__SECRET_KEY": secrets.airflow_secret_key,
         "API_AUTH__JWT_SECRET": secrets.airflow_jwt_secret,
-        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{quote(str(home / 'airflow.db'))}",
         "DATABASE__LOAD_DEFAULT_CONNECTIONS": False,
         "LOGGING__BASE_LOG_FOLDER": home / "logs",
         "LOGGING__COLORED_CONSOLE_LOG": False,
+        "CORE__DAGBAG_IMPORT_TIMEOUT": 120,  # on a busy machine
+        "DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": 180,
         "DAG_PROCESSOR__PARSING_PROCESSES": 1,
         "DAG_PROCESSOR__REFRESH_INTERVAL": 60,
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 60,
@@ -355,34 +365,25 @@ def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:
         **{f"AIRFLOW__{name}": str(value) for name, value in options.items()},
         **{f"AIRFLOW_CONN_{name}": json.dumps(value) for name, value in connections.items()},
         **spark_environment(),
-        "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PYTHONDONTWRITEBYTECODE": "",
         "SPT_NOENV": "1",  # a process that changes its title keeps its environment readable
-        "NO_PROXY": "127.0.0.1,localhost",
     }
 
 
 def _mongo_connection(settings: Settings) -> dict[str, object]:
-    from pymongo.uri_parser import parse_uri
+    """The parts from which the hook makes `mongo_uri` again, so that all log in alike: its host is all but the login.
 
-    from flight_delays.contract import DATABASE
-
-    parsed = parse_uri(settings.mongo_uri)
-    host, port = parsed["nodelist"][0]
-    return {
-        "conn_type": "mongo",
-        "host": host,
-        "port": port,
-        "login": parsed["username"],
-        "password": parsed["password"],
-        "schema": parsed["database"] or DATABASE,
-        "extra": {**parsed["options"]},
-    }
+    A database in its URI would be where it looks the user up (`authSource`).
+    """
+    scheme, _, rest = settings.mongo_uri.partition("://")
+    authority = re.split("[/?]", rest, maxsplit=1)[0]
+    login, colon, password = authority.rpartition("@")[0].partition(":")
+    known = {"login": unquote_plus(login), "password": unquote_plus(password)} if colon else {}
+    host = rest.removeprefix(f"{login}:{password}@") if colon else rest
+    return {"conn_type": "mongo", "host": host, "extra": {"srv": scheme == "mongodb+srv"}, **known}
 
 
 def _smtp_connection(settings: Settings) -> dict[str, object]:
-    from urllib.parse import unquote, urlsplit
-
     address = urlsplit(settings.smtp_url)
     login = (
         {"login": unquote(address.username), "password": unquote(address.password or "")} if address.username else {}

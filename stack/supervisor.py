@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xmlrpc.client import Fault, ServerProxy
 
-from flight_delays.settings import LOOPBACK, PROJECT, Settings
+from flight_delays.settings import LOOPBACK, Settings
 from stack.secrets import Secrets, write_private
 from stack.services import Service, inherited_environment
 
@@ -49,14 +50,15 @@ class Supervisor:
         run = self._settings.home / "run"
         run.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(parents=True, exist_ok=True)
-        conf = run / "supervisord.conf"
-        write_private(conf, self._configuration(services, run))
-        command = [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "--configuration", str(conf)]
+        starts = {each.name: {"command": each.command, "environment": each.environment} for each in services}
+        write_private(run / "services.json", json.dumps(starts))
+        write_private(run / "supervisord.conf", self._configuration(services))
+        command = [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "-c", "supervisord.conf"]
         environment = inherited_environment() | self._settings.environment
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=run, env=environment)
         if done.returncode != 0:
             raise RuntimeError(f"the process manager did not start: {(done.stderr or done.stdout).strip()}")
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while not self.running():
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the process manager does not answer; see {run / 'supervisord.log'}")
@@ -65,6 +67,7 @@ class Supervisor:
     def stop(self) -> None:
         """Stops every service, then the process manager; returns when all are gone."""
         pid = self.pid()
+        self._rpc.stopAllProcesses()  # all at once, where `shutdown` waits for one before it stops the next
         self._rpc.shutdown()
         import psutil
 
@@ -93,16 +96,16 @@ class Supervisor:
         if self.states()[name]["statename"] not in ("STOPPED", "EXITED", "FATAL"):
             self._rpc.stopProcess(name)
 
-    def _configuration(self, services: list[Service], run: Path) -> str:
+    def _configuration(self, services: list[Service]) -> str:
+        # Without a path of the user's: what is relative is so to the folder in which the process manager runs.
         sections = [
             f"""
 [supervisord]
-logfile = {run}/supervisord.log
+logfile = supervisord.log
 logfile_maxbytes = {LOG_BYTES}
 logfile_backups = 1
-pidfile = {run}/supervisord.pid
-childlogdir = {self.logs}
-directory = {PROJECT}
+pidfile = supervisord.pid
+childlogdir = ../logs
 minfds = 1024
 identifier = flight-delays
 
@@ -119,12 +122,9 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
         return "\n".join(sections).replace("\n\n\n", "\n\n")
 
     def _program(self, service: Service) -> str:
-        environment = ",".join(f"{key}='{value}'" for key, value in service.environment.items())
-        command = " ".join(_argument(word) for word in service.command)
         return f"""
 [program:{service.name}]
-command = {_escape(command)}
-environment = {_escape(environment)}
+command = {Path(sys.executable).name} -m stack.launch {service.name}
 autostart = {str(service.autostart).lower()}
 autorestart = true
 startsecs = 2
@@ -133,17 +133,7 @@ stopwaitsecs = {service.stop_seconds}
 stopasgroup = false
 killasgroup = true
 redirect_stderr = true
-stdout_logfile = {self.logs}/{service.name}.log
+stdout_logfile = ../logs/{service.name}.log
 stdout_logfile_maxbytes = {LOG_BYTES}
 stdout_logfile_backups = {LOG_BACKUPS}
 """
-
-
-def _argument(word: str) -> str:
-    import shlex
-
-    return shlex.quote(word)
-
-
-def _escape(text: str) -> str:
-    return text.replace("%", "%%")

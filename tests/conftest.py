@@ -48,7 +48,7 @@ class Stack:
 
     @property
     def web_url(self) -> str:
-        return f"http://{LOOPBACK}:{self.settings.port_web}"
+        return self.settings.web_url
 
     def kill(self, name: str) -> None:
         """Ends the service's process with SIGKILL, at once or as soon as it runs; the process manager restarts it."""
@@ -89,6 +89,10 @@ def group_of(nodeid: str) -> str:
         if nodeid.startswith(places):
             return fixture
     return nodeid.partition("::")[0]
+
+
+ODD = "mi línea (1)'s %2F ;x"
+"""The name of a folder that every part has to bear."""
 
 
 def pytest_configure() -> None:
@@ -152,7 +156,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
     from flight_delays.topics import ensure_topics
 
-    settings = settings_in(tmp_path_factory.mktemp("services"), 1_100)
+    settings = settings_in(tmp_path_factory.mktemp(ODD), 1_100)
     secrets = load_secrets(settings)
     artifacts.fetch(settings)
     supervisor = Supervisor(settings, secrets)
@@ -252,7 +256,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The whole line as `make up` leaves it: Airflow has downloaded, trained (on half a year) and deployed."""
-    settings = settings_in(tmp_path_factory.mktemp("line"), 2_100)
+    settings = settings_in(tmp_path_factory.mktemp(ODD), 2_100)
     secrets = load_secrets(settings)
     supervisor = Supervisor(settings, secrets)
     try:

@@ -4,7 +4,7 @@ from flight_delays.settings import get_settings
 
 _settings = get_settings()
 
-bind = f"{_settings.web_bind}:{_settings.port_web}"
+bind = _settings.web_address
 workers = _settings.web_workers
 worker_class = "webapp.worker.Worker"  # gthread, safe from slow clients
 threads = _settings.web_threads

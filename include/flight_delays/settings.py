@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,21 @@ BTS_URL = (
     "https://transtats.bts.gov/PREZIP/On_Time_Reporting_Carrier_On_Time_Performance_1987_present_{year}_{month}.zip"
 )
 """The Bureau of Transportation Statistics' monthly files; `month` is 1 .. 12."""
+
+
+_HOST = r"([\w.-]+|\[[0-9A-Fa-f:.]+\])"
+_ADDRESSES = {
+    "web_bind": (r"[\w.-]*|[0-9A-Fa-f:.]*", "127.0.0.1, 0.0.0.0 or :: (the port is FLIGHTS_PORT_WEB)"),
+    "kafka_bootstrap": (rf"{_HOST}:\d+(, *{_HOST}:\d+)*", "host:9092, several with commas"),
+    "spark_connect_url": (rf"sc://{_HOST}(:\d+)?", "sc://host:15002"),
+    "spark_ui_url": (rf"https?://{_HOST}(:\d+)?(/.*)?", "http://host:8080"),
+    "spark_master": (
+        rf"local(\[.+\])?|spark://{_HOST}:\d+(,{_HOST}:\d+)*|yarn|k8s://.+",
+        "spark://host:7077 or local[2]",
+    ),
+    "smtp_url": (rf"smtps?://(.+@)?{_HOST}(:\d+)?/?", "smtp://host:25 or smtps://user:password@host"),
+}
+"""The pattern of each setting that is an address, and an example."""
 
 
 class SettingsError(ValueError):
@@ -152,6 +168,14 @@ class Settings(BaseSettings):
             raise ValueError(f"must be like 30/minute or 5/second;100/hour: {error}") from None
         return value
 
+    @field_validator(*_ADDRESSES)
+    @classmethod
+    def _address(cls, value: str, info: ValidationInfo) -> str:
+        pattern, example = _ADDRESSES[str(info.field_name)]
+        if value and not re.fullmatch(pattern, value):
+            raise ValueError(f"must be like {example}")
+        return value
+
     @field_validator("mongo_uri")
     @classmethod
     def _mongo(cls, value: str) -> str:
@@ -180,6 +204,17 @@ class Settings(BaseSettings):
         set_field(self, "spark_ui_url", self.spark_ui_url or f"http://{LOOPBACK}:{self.port_spark_ui}")
         set_field(self, "spark_connect_url", self.spark_connect_url or f"sc://{LOOPBACK}:{self.port_spark_connect}")
         return self
+
+    @property
+    def web_address(self) -> str:
+        """Where the web app listens, host:port."""
+        return f"{_in_url(self.web_bind)}:{self.port_web}"
+
+    @property
+    def web_url(self) -> str:
+        """Where this machine finds the web app: on loopback, if it listens on all addresses."""
+        host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.web_bind, self.web_bind)  # noqa: S104 - only compared
+        return f"http://{_in_url(host)}:{self.port_web}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -220,6 +255,10 @@ class Settings(BaseSettings):
     def checkpoints(self) -> Path:
         """Checkpoints of the streaming query, one folder a deployment."""
         return self.home / "checkpoints"
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 @lru_cache

@@ -29,7 +29,7 @@ from confluent_kafka.admin import AdminClient
 
 from flight_delays import canary, distances, predictor, records, registry, store, training
 from flight_delays.contract import REQUEST_TOPIC, Collection
-from flight_delays.settings import LOOPBACK, PROJECT, Settings, get_settings
+from flight_delays.settings import PROJECT, Settings, get_settings
 from flight_delays.sources.archive import Archive
 from flight_delays.sources.nycflights13 import NycFlights13
 from flight_delays.topics import ensure_topics
@@ -86,7 +86,7 @@ def live(settings: Settings, supervisor: Supervisor, scratch: Path) -> dict[str,
     training.promote(version)
     predictor.reconcile(settings)
 
-    web = httpx.Client(base_url=f"http://{LOOPBACK}:{settings.port_web}", timeout=40)
+    web = httpx.Client(base_url=settings.web_url, timeout=40)
     form = {name: value for name, value in canary.FLIGHT.items() if name != "Distance"}
     answered = [web.post(PLACE, json=form | {"DepDelay": delay}).json()["id"] for delay in (-10, 0, 5, 25, 180)]
     answered.append(str(uuid4()))

@@ -193,7 +193,7 @@ class _Run:
             return Outcome(found.result, found.deployment, f"{why}: {failure.reason}", found.canary_seconds)
         try:
             return self._serve(champion, restart=restart, reason=reason)
-        except OvertakenError:
+        except (OvertakenError, engine.SlotsError):
             raise
         except engine.ModelError as error:
             self._give_up(champion, substitute, error)
@@ -290,7 +290,9 @@ class _Run:
         """
         self.tried = candidate
         try:
-            candidate = engine.start(self.settings, candidate, self._start(candidate).for_spark())
+            queries = 2 if self.state.serving and not candidate.alone else 1
+            start = self._start(candidate).for_spark()
+            candidate = engine.start(self.settings, candidate, start, queries=queries)
             self._change(candidate=candidate)
             seconds = self._prove(candidate)
         except Exception as error:

@@ -6,6 +6,7 @@ Whoever knows the id finds the query again, from any process and after any resta
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from flight_delays import registry, store
+from flight_delays import canary, registry, store
+from flight_delays.contract import REQUEST_TOPIC
 from flight_delays.errors import sentence
 from flight_delays.predictor.state import Deployment, PredictorError, Wanted, read_state
 
@@ -33,6 +35,10 @@ SPARK_USER: Final = "flight_delays"
 
 class ModelError(PredictorError):
     """The model itself is to blame: its folder is missing or damaged, or Spark cannot load it."""
+
+
+class SlotsError(PredictorError):
+    """The Spark Connect server lacks the task slots for the query: no model is to blame."""
 
 
 def ping(settings: Settings) -> None:
@@ -102,12 +108,12 @@ def verify(settings: Settings, version: str) -> None:
         raise ModelError(f"model {version} is unreadable ({error}): mend its folder, or train a new one") from error
 
 
-def start(settings: Settings, deployment: Deployment, starting_offsets: str) -> Deployment:
+def start(settings: Settings, deployment: Deployment, starting_offsets: str, *, queries: int = 1) -> Deployment:
     """Starts the deployment's query; returns it with the query's ids.
 
-    `starting_offsets` ("earliest" or JSON) are where it begins: its checkpoint is new. The caller has verified the
-    version. Raises
-    ModelError where the model cannot be loaded, PredictorError where the server does not answer or Spark refuses.
+    `starting_offsets` ("earliest" or JSON) are where it begins: its checkpoint is new. `queries` run side by side,
+    this one included. The caller has verified the version. Raises ModelError where the model cannot be loaded,
+    SlotsError where the server is too small, PredictorError where it does not answer or Spark refuses.
     """
     from spark_jobs import streaming_predictor
 
@@ -117,6 +123,7 @@ def start(settings: Settings, deployment: Deployment, starting_offsets: str) -> 
         *(deployment.generation, deployment.version, checkpoint, starting_offsets),
     )
     with _session(settings, deployment.session_id) as spark:
+        _check_slots(spark, settings, queries)
         streaming_predictor.configure(spark)
         model = _load(settings, deployment.version)
         requests = streaming_predictor.read_requests(spark, settings, starting_offsets)
@@ -124,6 +131,28 @@ def start(settings: Settings, deployment: Deployment, starting_offsets: str) -> 
         query = streaming_predictor.start(outgoing, settings, checkpoint, QUERY_NAME)
         log.info("query %s, run %s started", query.id, query.runId)
         return deployment.model_copy(update={"query_id": str(query.id), "run_id": str(query.runId)})
+
+
+def _check_slots(spark: SparkSession, settings: Settings, queries: int, wait_seconds: float = 30) -> None:
+    """A real-time query holds a task slot for each partition; without one it waits for ever, and says nothing.
+
+    Only the plan of a range tells a Spark Connect client the slots. Executors may still be on their way to a cluster's
+    driver; one that asks for them as it needs them has no fixed number.
+    """
+    if settings.trigger != "realtime" or spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
+        return
+    partitions = len(canary.ends(settings, REQUEST_TOPIC))
+    deadline = time.monotonic() + wait_seconds
+    while (splits := re.search(r"splits=(\d+)", spark.range(1)._explain_string())) is not None:
+        if int(splits[1]) >= queries * partitions:
+            return
+        if time.monotonic() > deadline:
+            raise SlotsError(
+                f"the Spark Connect server at {settings.spark_connect_url} has {splits[1]} task slots, and "
+                f"{queries} queries on {partitions} partitions need {queries * partitions}: start it with more cores "
+                f'(local[{3 * partitions}], or more executors), or set FLIGHTS_TRIGGER to "microbatch"'
+            )
+        time.sleep(0.5)
 
 
 def _load(settings: Settings, version: str) -> PipelineModel:

@@ -329,6 +329,8 @@ def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{quote(str(home / 'airflow.db'))}",
         "DATABASE__LOAD_DEFAULT_CONNECTIONS": False,
         "LOGGING__BASE_LOG_FOLDER": home / "logs",
+        # The default with a % in it would be a folder {AIRFLOW_HOME}.
+        "LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": home / "logs" / "dag_processor",
         "LOGGING__COLORED_CONSOLE_LOG": False,
         "CORE__DAGBAG_IMPORT_TIMEOUT": 120,  # on a busy machine
         "DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": 180,

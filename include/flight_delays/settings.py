@@ -39,7 +39,7 @@ BTS_URL = (
 
 _HOST = r"([\w.-]+|\[[0-9A-Fa-f:.]+\])"
 _ADDRESSES = {
-    "web_bind": (r"[\w.-]*|[0-9A-Fa-f:.]*", "127.0.0.1, 0.0.0.0 or :: (the port is FLIGHTS_PORT_WEB)"),
+    "web_bind": (r"[\w.-]+|(?=.*:.*:)[0-9A-Fa-f:.]+", "127.0.0.1, 0.0.0.0 or :: (the port is FLIGHTS_PORT_WEB)"),
     "kafka_bootstrap": (rf"{_HOST}:\d+(, *{_HOST}:\d+)*", "host:9092, several with commas"),
     "spark_connect_url": (rf"sc://{_HOST}(:\d+)?", "sc://host:15002"),
     "spark_ui_url": (rf"https?://{_HOST}(:\d+)?(/.*)?", "http://host:8080"),

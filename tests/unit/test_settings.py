@@ -21,6 +21,13 @@ from flight_delays.settings import PROJECT, Settings, SettingsError, get_setting
         ),
         ("MONGO_URI", "mongodb://host:99999/", "must be like mongodb://.* between 0 and 65535"),
         ("MONGO_URI", "mongodb://ann:se@cret@host/", "must be like mongodb://.* must be escaped"),
+        ("FLIGHTS_SPARK_MASTER", "host:7077", "must be like spark://host:7077"),
+        ("FLIGHTS_SPARK_CONNECT_URL", "host:15002", "must be like sc://host:15002"),
+        ("FLIGHTS_SPARK_UI_URL", "host:8080", "must be like http://host:8080"),
+        ("FLIGHTS_KAFKA_BOOTSTRAP", "kafka://host:9092", "must be like host:9092"),
+        ("FLIGHTS_KAFKA_BOOTSTRAP", "host", "must be like host:9092"),
+        ("FLIGHTS_SMTP_URL", "mail.example:25", "must be like smtp://host:25"),
+        ("FLIGHTS_WEB_BIND", "0.0.0.0:5000", "the port is FLIGHTS_PORT_WEB"),
         ("FLIGHTS_PORT_WEB", "web", "valid integer"),
         ("FLIGHTS_PORT_OFFSET", "5800", "less than or equal to 5700"),
         ("FLIGHTS_PORT_WEB", "10080", "browsers refuse port 10080"),
@@ -36,6 +43,24 @@ def test_a_bad_setting_is_named(variable: str, value: str, accepted: str, monkey
     with pytest.raises(SettingsError, match=rf"^{variable}: .*{accepted}") as error:
         get_settings.__wrapped__()
     assert "se@cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            ("spark_master", each)
+            for each in ("local", "local[*]", "spark://a:7077,b_c:7077", "yarn", "k8s://https://h")
+        ),
+        *(("kafka_bootstrap", each) for each in ("a:1", "kafka-1.example:9092, [::1]:9092")),
+        *(("web_bind", each) for each in ("::", "::1", "0.0.0.0", "my_host")),
+        ("spark_connect_url", "sc://[::1]:15002"),
+        ("spark_ui_url", "https://host/proxy/app"),
+        ("smtp_url", "smtps://ann%40b:s:e@mail.example:465"),
+    ],
+)
+def test_an_address_of_the_right_form_is_taken(name: str, value: str, tmp_path: Path) -> None:
+    assert getattr(Settings(home=tmp_path, **{name: value}), name) == value
 
 
 def test_no_offset_moves_a_port_where_browsers_refuse_it_or_outgoing_connections_take_it(tmp_path: Path) -> None:

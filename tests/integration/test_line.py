@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import shutil
+import threading
 import signal
 import subprocess
 import time
@@ -96,6 +97,21 @@ def test_a_state_without_context_gets_it(line: Stack) -> None:
     shutil.rmtree(line.settings.weather)
     await_predictor(line.settings, AirflowApi(line.settings, line.secrets), Step("predictor"))
     until((line.settings.weather / "weather.parquet").is_file, 120, "the weather")
+
+
+def test_up_waits_for_what_restarts(line: Stack) -> None:
+    api = AirflowApi(line.settings, line.secrets, 120)
+    line.kill("airflow-api-server")
+    dies_meanwhile = [threading.Timer(seconds, line.kill, ["mongo"]) for seconds in (1, 4)]
+    for each in dies_meanwhile:
+        each.start()
+    try:
+        await_predictor(line.settings, api, Step("predictor"))
+        assert submit_flight(line.settings, 60)["status"] == "OK"
+    finally:
+        for each in dies_meanwhile:
+            each.join()
+        line.await_ready("mongo")
 
 
 def test_a_second_message_with_the_same_uuid_changes_nothing(line: Stack) -> None:

@@ -118,6 +118,16 @@ def test_a_restart_goes_on_beside_and_reconcile_leaves_it_alone(engines: Stack) 
     assert faults.answering(engines.settings) == {before.generation + 1}
 
 
+def test_too_few_task_slots_are_said_before_a_query_starts(engines: Stack) -> None:
+    """Whatever model it is, and without a word against it."""
+    before = serving(engines)
+    with engine._session(engines.settings, before.session_id) as spark:
+        engine._check_slots(spark, engines.settings, 2)
+        with pytest.raises(engine.SlotsError, match=r"has 64 task slots, and 40 queries on 2 partitions need 80"):
+            engine._check_slots(spark, engines.settings, 40, wait_seconds=0)
+    assert predictor.reconcile(engines.settings).result is Result.UNCHANGED
+
+
 def test_an_overtaken_run_starts_and_stops_nothing(engines: Stack) -> None:
     before = serving(engines)
     zombie = control._Run(engines.settings, store.connect(engines.settings))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import shutil
-import threading
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -11,7 +11,9 @@ import difflib
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, Self
 
@@ -39,7 +41,7 @@ BTS_URL = (
 
 _HOST = r"([\w.-]+|\[[0-9A-Fa-f:.]+\])"
 _ADDRESSES = {
-    "web_bind": (r"[\w.-]+|(?=.*:.*:)[0-9A-Fa-f:.]+", "127.0.0.1, 0.0.0.0 or :: (the port is FLIGHTS_PORT_WEB)"),
+    "web_bind": (r"[\w.-]+|(?=.*:.*:)[0-9A-Fa-f:.]+", "127.0.0.1, ::1 or :: (the port is FLIGHTS_PORT_WEB)"),
     "kafka_bootstrap": (rf"{_HOST}:\d+(, *{_HOST}:\d+)*", "host:9092, several with commas"),
     "spark_connect_url": (rf"sc://{_HOST}(:\d+)?", "sc://host:15002"),
     "spark_ui_url": (rf"https?://{_HOST}(:\d+)?(/.*)?", "http://host:8080"),
@@ -47,7 +49,7 @@ _ADDRESSES = {
         rf"local(\[.+\])?|spark://{_HOST}:\d+(,{_HOST}:\d+)*|yarn|k8s://.+",
         "spark://host:7077 or local[2]",
     ),
-    "smtp_url": (rf"smtps?://(.+@)?{_HOST}(:\d+)?/?", "smtp://host:25 or smtps://user:password@host"),
+    "smtp_url": (rf"smtps?://(.+@)?{_HOST}(:\d+)?/?", "smtp://host:25 or smtps://LOGIN@host:465"),
 }
 """The pattern of each setting that is an address, and an example."""
 
@@ -213,7 +215,10 @@ class Settings(BaseSettings):
     @property
     def web_url(self) -> str:
         """Where this machine finds the web app: on loopback, if it listens on all addresses."""
-        host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.web_bind, self.web_bind)  # noqa: S104 - only compared
+        host = self.web_bind
+        with suppress(ValueError):  # a name
+            if (address := ip_address(host)).is_unspecified:
+                host = LOOPBACK if address.version == 4 else "::1"
         return f"http://{_in_url(host)}:{self.port_web}"
 
     @property

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from flight_delays.settings import PROJECT, Settings
+from stack.steps import StepFailedError
 
 HERE = Path(__file__).resolve().parent
 PINS = HERE / "jars.sha256"
@@ -43,7 +44,7 @@ def classpath(conf: str) -> str:
 def fetch(settings: Settings) -> str:
     """Brings the pinned jars and the compiled embedded MongoDB into `JARS`; says in a word what was done.
 
-    Raises RuntimeError where a download fails or a file is not the pinned one.
+    Raises StepFailedError where a download fails, RuntimeError where a file is not the pinned one.
     """
     wanted = hashlib.sha256(PINS.read_bytes() + (HERE / "EmbeddedMongo.java").read_bytes()).hexdigest()
     if _are_complete(wanted):
@@ -70,7 +71,7 @@ def _are_complete(wanted: str) -> bool:
 def retrieve(module: Path, pins: Path, target: Path, settings: Settings) -> None:
     """Brings the jars of an Ivy module file into `target` and checks each against its pin.
 
-    Raises RuntimeError where a download fails or a file is not the pinned one.
+    Raises StepFailedError where a download fails, RuntimeError where a file is not the pinned one.
     """
     _download(module, target, settings.ivy_settings)
     _check(module, pins, target)
@@ -88,10 +89,10 @@ def _download(module: Path, target: Path, ivy_settings: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=target)
     if done.returncode != 0:
         tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
-        raise RuntimeError(
-            f"the JVM artifacts could not be fetched:\n{tail}\n"
-            "Check the network. A proxy is named in HTTPS_PROXY, the certificates of one that inspects TLS in "
-            "SSL_CERT_FILE; a mirror, or a proxy with a password, in an Ivy settings file: FLIGHTS_IVY_SETTINGS."
+        raise StepFailedError(
+            f"the JVM artifacts could not be fetched:\n{tail}",
+            hint="check the network; a proxy is named in HTTPS_PROXY, the certificates of one that inspects TLS in "
+            "SSL_CERT_FILE, a mirror, or a proxy with a password, in an Ivy settings file (FLIGHTS_IVY_SETTINGS)",
         )
 
 
@@ -141,4 +142,4 @@ def _compile(folder: Path) -> None:
     command += ["-d", str(classes), str(HERE / "EmbeddedMongo.java")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"stack/EmbeddedMongo.java does not compile:\n{done.stdout}{done.stderr}")
+        raise StepFailedError(f"stack/EmbeddedMongo.java does not compile:\n{done.stdout}{done.stderr}")

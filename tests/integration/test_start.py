@@ -30,6 +30,7 @@ from stack import artifacts, up
 from stack.airflow_api import retrying
 from stack.secrets import Secrets, load_secrets
 from stack.services import Service, airflow_environment
+from stack.steps import StepFailedError
 from stack.supervisor import Supervisor
 from tests.conftest import ODD, Stack, settings_in
 from tests.integration.line import until
@@ -128,7 +129,8 @@ def test_kafka_and_mongodb_write_within_their_home(stack: Stack) -> None:
 def test_a_path_that_cannot_work_is_refused_before_anything_starts(
     folder: str, home: str | None, named: str, tmp_path: Path
 ) -> None:
-    shutil.copytree(PROJECT / "stack", tmp_path / folder / "stack", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("stack", "include"):
+        shutil.copytree(PROJECT / package, tmp_path / folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     environment = os.environ | ({"FLIGHTS_HOME": home} if home else {})
     command = [sys._base_executable, "stack/bootstrap.py", "up"]  # type: ignore[attr-defined]
     done = subprocess.run(command, cwd=tmp_path / folder, env=environment, capture_output=True, text=True, check=False)
@@ -180,6 +182,15 @@ def test_the_environment_is_the_same_for_all(tmp_path: Path) -> None:
     java.touch(0o755)
     found = json.loads(run(program, JAVA_HOME=str(java.parent.parent)))
     assert shutil.which("java", path=found["PATH"]) == str(java), "the java that is checked is the one that Spark takes"
+
+
+@pytest.mark.parametrize("locale", ["C", "xx_XX.ISO-8859-1", "C.UTF-8"])
+def test_every_command_reads_paths_and_text_as_utf_8(locale: str) -> None:
+    """Before it reads its own path: in the C locale, Python cannot even find its packages in one beyond ASCII."""
+    command = ["make", "--eval", "shown: ; @echo $$LC_ALL", "shown"]
+    environment = os.environ | {"LC_ALL": locale}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "C.UTF-8"
 
 
 MODULE = """<ivy-module version="2.0"><info organisation="tests" module="tests"/>
@@ -243,8 +254,9 @@ def test_the_jars_come_through_the_proxy(tmp_path: Path, monkeypatch: pytest.Mon
 def test_one_certificate_file_is_enough_for_the_jars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate = self_signed(tmp_path / "certificate.pem")
     with repository([], certificate) as port:
-        with pytest.raises(RuntimeError, match="SSL_CERT_FILE"):
+        with pytest.raises(StepFailedError) as caught:
             fetch(tmp_path, f"https://localhost:{port}/")
+        assert "SSL_CERT_FILE" in caught.value.hint
         shutil.rmtree(tmp_path / "app-main (1)")
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         assert fetch(tmp_path, f"https://localhost:{port}/").is_file()

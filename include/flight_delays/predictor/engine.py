@@ -149,8 +149,9 @@ def _check_slots(spark: SparkSession, settings: Settings, queries: int, wait_sec
         if time.monotonic() > deadline:
             raise SlotsError(
                 f"the Spark Connect server at {settings.spark_connect_url} has {splits[1]} task slots, and "
-                f"{queries} queries on {partitions} partitions need {queries * partitions}: start it with more cores "
-                f'(local[{3 * partitions}], or more executors), or set FLIGHTS_TRIGGER to "microbatch"'
+                f"{queries} queries on {partitions} partitions need {queries * partitions}: set "
+                f"FLIGHTS_TOPIC_PARTITIONS={partitions} and `make down up`, give a server of your own more cores, or "
+                "set FLIGHTS_TRIGGER=microbatch"
             )
         time.sleep(0.5)
 

@@ -16,12 +16,14 @@ from uuid import uuid4
 import bson
 import pytest
 from confluent_kafka import Message, Producer
+from confluent_kafka.admin import AdminClient
 from pymongo.database import Database
 
 from flight_delays.contract import DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC, Collection, Reason
 from flight_delays.settings import Settings
 from flight_delays.sink import Entry, check, entry, store
 from flight_delays.store import find_answer, find_canary
+from flight_delays.topics import ensure_topics
 from tests.conftest import Stack
 from tests.integration.line import compressed, put_bomb
 
@@ -209,6 +211,23 @@ def test_a_bomb_is_set_aside_and_the_rest_goes_on(
         produce(settings, [answer(later)])
         eventually(lambda: find_answer(mongo, later) is not None)
         assert mongo[Collection.REJECTED].estimated_document_count() == 0, "it is not met again"
+
+
+def test_every_answer_on_a_recreated_topic_is_stored(
+    stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
+) -> None:
+    before, behind = ([str(uuid4()) for _ in range(count)] for count in (200, 600))
+    with sink(settings):
+        produce(settings, [answer(uuid) for uuid in before])
+        eventually(lambda: stored(mongo, before))
+        time.sleep(1.5)  # until the offsets are committed
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    admin.delete_topics([RESPONSE_TOPIC])[RESPONSE_TOPIC].result(20)
+    eventually(lambda: RESPONSE_TOPIC in ensure_topics(admin, settings))
+    eventually(lambda: len(admin.list_topics(RESPONSE_TOPIC, timeout=5).topics[RESPONSE_TOPIC].partitions) == 2)
+    produce(settings, [answer(uuid) for uuid in behind])
+    with sink(settings):
+        eventually(lambda: stored(mongo, before + behind))
 
 
 def test_the_second_rejection_at_a_place_is_kept_beside_the_first(

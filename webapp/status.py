@@ -2,51 +2,40 @@
 
 from __future__ import annotations
 
-import threading
-import time
+import datetime as dt
+from functools import partial
 from typing import Final
 
 from flask import Blueprint, Response, current_app, render_template
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
 from flight_delays.predictor.live import Condition, Status, rows, status
-from flight_delays.settings import Settings
+from webapp.latest import Latest
 from webapp.services import services
 
 blueprint = Blueprint("status", __name__)
 
 FRESH_SECONDS: Final = 2.0
-"""So long a status is shown again: however many ask, MongoDB and Kafka are read so often at most."""
-
-
-class Latest:
-    """The latest status, read by one thread at a time."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._lock = threading.Lock()
-        self._until = 0.0
-        self._status: Status | None = None
-
-    def __call__(self) -> Status:
-        with self._lock:
-            if self._status is None or time.monotonic() > self._until:
-                self._status = status(self._settings)
-                self._until = time.monotonic() + FRESH_SECONDS
-            return self._status
+"""How long a status is shown again: however many ask, MongoDB and Kafka are read so often at most."""
+WAIT_SECONDS: Final = 1.0
+"""How long who starts the reading waits for it: with all services there it takes a tenth of that."""
 
 
 def latest() -> Status:
-    """The status, at most `FRESH_SECONDS` old."""
-    here: Latest = current_app.extensions.setdefault("predictor_status", Latest(services().settings))
-    return here()
+    """The last status, for which nobody waits longer than `WAIT_SECONDS`; its `at` says how old it is."""
+    here: Latest[Status] = current_app.extensions.setdefault(
+        "predictor_status", Latest(partial(status, services().settings), FRESH_SECONDS, WAIT_SECONDS)
+    )
+    unread = "the status is being read for the first time: look again in a moment"
+    return here() or Status(at=dt.datetime.now(dt.UTC), condition=Condition.UNKNOWN, problems=(unread,))
 
 
 @blueprint.get("/status")
 def page() -> str:
     """The page; its script replaces the content every 5 s. 200 also where something is ill: it says so."""
     found = latest()
-    return render_template("status.html", status=found, rows=rows(found))
+    age = max(0.0, (dt.datetime.now(dt.UTC) - found.at).total_seconds())
+    return render_template("status.html", status=found, rows=rows(found), age=age)
 
 
 @blueprint.get("/metrics")
@@ -62,6 +51,7 @@ def _registry(found: Status) -> CollectorRegistry:
         if value is not None:
             Gauge(f"flight_delay_predictor_{name}", what, registry=registry).set(value)
 
+    gauge("status_timestamp_seconds", "When these figures were read", found.at.timestamp())
     gauge("up", "1 where the predictor does what was asked of it, also where that is to be stopped", found.healthy)
     condition = Gauge(
         "flight_delay_predictor_condition", "1 for the condition that holds", ["condition"], registry=registry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +19,10 @@ from hypothesis import strategies as st
 from flight_delays import store
 from flight_delays.contract import Collection
 from flight_delays.distances import PAIRS_FILE, import_distances, read_pairs
+from tests.integration.line import until
 from tests.web.form import FLIGHT, FORM, SUBMIT
 from webapp import HEADERS
+from webapp.status import FRESH_SECONDS
 
 pytestmark = pytest.mark.integration
 
@@ -33,6 +36,7 @@ CHUNKS = b"%x\r\n%s\r\n0\r\nA: b\r\n\r\n" % (len(BODY), BODY)
 THREADS = 4
 PLACES = THREADS + 500
 SLOW_CLIENTS = 200
+CROWD = 100
 
 
 @pytest.fixture(scope="module")
@@ -262,3 +266,32 @@ def accepts_connections(url: str) -> bool:
 
 def _ports(process: psutil.Process) -> set[int]:
     return {each.laddr.port for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [("/status", "Seen at [0-9:]+"), ("/metrics", ".*_status_timestamp_seconds [0-9.e+]+"), ("/healthz", "ok")],
+)
+@pytest.mark.parametrize("name", ["kafka", "mongo"])
+def test_a_crowd_that_asks_how_it_does_holds_up_no_flight(
+    url: str, stack: Any, name: str, path: str, found: str
+) -> None:
+    """While the service hangs, finding out takes seconds: the crowd hears what was found before."""
+    until(lambda: re.search(found, httpx.get(url + path, timeout=30).text), 60, "what there is to be found")
+    before = re.findall(found, httpx.get(url + path, timeout=30).text)[-1]
+    service = psutil.Process(stack.supervisor.states()[name]["pid"])
+    with ExitStack() as at_the_end:
+        service.suspend()
+        at_the_end.callback(service.resume)
+        until(lambda: service.status() == psutil.STATUS_STOPPED, 30, "the stop")
+        time.sleep(FRESH_SECONDS)
+        crowd = [at_the_end.enter_context(connect(url)) for _ in range(CROWD)]
+        for connection in crowd:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        begin = time.monotonic()
+        assert httpx.post(url + SUBMIT, data=FLIGHT, timeout=60).status_code == 503
+        assert time.monotonic() - begin < 20, "a crowd of /healthz once took 30 s"
+        heard = [body for connection in crowd for _, _, body in answers(connection)]
+    assert len(heard) == CROWD
+    assert any(before.encode() in body for body in heard), "all waited for the service"
+    until(lambda: accepted(url), 60, "the flights")

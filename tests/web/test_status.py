@@ -26,6 +26,7 @@ from flight_delays.predictor.state import Failure, Gap, State, Wanted, change_st
 from stack.console import predictor_status
 from stack.steps import START
 from tests.conftest import Stack
+from tests.integration.line import until
 
 HOUR = dt.timedelta(hours=1)
 NOW = dt.datetime.now(dt.UTC)
@@ -233,9 +234,7 @@ def test_what_is_away_is_named(away: FlaskClient, app: Flask) -> None:
         strict=True,
     ):
         assert problem.startswith(text)
-    page = away.get("/status")
-    assert page.status_code == 200
-    assert "MongoDB does not answer" in page.text
+    until(lambda: "MongoDB does not answer" in away.get("/status").text, 30, "the status", every=1)
     assert dict(live.rows(found))["Requests answered"] == "unknown"
     shown = figures(away)
     assert shown["flight_delay_predictor_up", ""] == 0

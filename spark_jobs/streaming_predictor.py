@@ -30,6 +30,8 @@ from flight_delays.contract import (
     BLANKS,
     CODES,
     DEAD_LETTER_TOPIC,
+    FIRST_DATE,
+    LAST_DATE,
     LEADING_ZEROS,
     MAX_BRACKETS,
     MAX_KEY_BYTES,
@@ -68,6 +70,7 @@ def response_fields() -> list[str]:
         *request_fields(),
         *sorted(RECOMPUTED),
         *("Route", "Prediction", "Probability", "ModelVersion", "Deployment", "RequestPartition", "RequestOffset"),
+        "RequestedAt",
     ]
 
 
@@ -85,7 +88,7 @@ def read_requests(spark: SparkSession, settings: Settings, starting_offsets: str
 
 
 def parse(messages: DataFrame) -> DataFrame:
-    """Kafka rows -> `payload` (binary), `key` (text), `partition`, `offset`, and `json` (variant, null if unreadable).
+    """Kafka rows -> `payload` (binary), `key` (text), place and time, and `json` (variant, null if unreadable).
 
     What is above the contract's limits is not looked into.
     """
@@ -98,6 +101,8 @@ def parse(messages: DataFrame) -> DataFrame:
         F.try_validate_utf8(short_key.cast("string")).alias("key"),
         F.col("partition").alias("RequestPartition"),
         F.col("offset").alias("RequestOffset"),
+        # Of a topic that takes the clients' times, it may be any.
+        F.when(F.col("timestamp").cast("date").between(FIRST_DATE, LAST_DATE), F.col("timestamp")).alias("RequestedAt"),
         size.alias("payload_bytes"),
         readable.alias("text"),
         brackets.alias("brackets"),

@@ -291,6 +291,9 @@ class Response(Flight):
     Deployment: int = Field(description="Number of the deployment that predicted")
     RequestPartition: int = Field(description="Where the request lies on its topic")
     RequestOffset: int = Field(description="Where the request lies on its topic")
+    RequestedAt: UtcTime | None = Field(
+        default=None, description="The request's Kafka timestamp; answers of releases before 0.2.0 lack it"
+    )
 
 
 class Reason(StrEnum):

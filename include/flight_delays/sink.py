@@ -134,6 +134,8 @@ def _answer(response: Response, predicted_at: dt.datetime) -> tuple[Collection, 
         "FlightDate": dt.datetime.combine(dt.date.fromisoformat(response.FlightDate), dt.time(), dt.UTC),
         "PredictedAt": predicted_at,
     }
+    if response.RequestedAt is not None:
+        document["RequestedAt"] = parse_timestamp(response.RequestedAt)
     if response.Canary:
         return Collection.CANARIES, {**document, "_id": canary_id(response.UUID, response.Deployment)}
     return Collection.RESPONSES if response.Replay is None else Collection.REPLAYS, document

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CONFIG: Final = {"compression.type": "uncompressed"}
+CONFIG: Final = {"compression.type": "uncompressed", "message.timestamp.type": "LogAppendTime"}
 """What every topic has, also one of an earlier release.
+
+A record's time is the broker's. With a client's, that client's clock would decide how long messages are kept, and what
+the status says of latency and silence; one far enough ahead overflows in Spark's source.
 
 A record's limit counts compressed bytes: 150 MB of one letter take a few KB, and end whoever reads them. With this
 setting the broker unpacks a batch, and refuses one above `max.message.bytes`.
@@ -72,7 +75,7 @@ def _ensure_config(admin: AdminClient, settings: Settings, topics: list[str]) ->
         if lacking and settings.kafka_is_external:
             setting = ", ".join(f"{name}={value}" for name, value in lacking.items())
             log.warning(
-                "The topic %s lacks %s: without it a compressed record of some KB can stop every reader. Set it: "
+                "The topic %s lacks %s: a compressed record of some KB, or its time, can stop readers. Set it: "
                 "kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s",
                 *(resource.name, setting, resource.name, setting),
             )

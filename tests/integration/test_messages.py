@@ -5,6 +5,7 @@ Thousands of generated messages go through the streaming job's own functions as 
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 from typing import Any
@@ -32,6 +33,7 @@ from flight_delays.contract import (
     Request,
     Response,
     is_uuid,
+    parse_timestamp,
     read_request,
     rejected_id,
 )
@@ -44,6 +46,7 @@ from tests.unit.test_contract import VALID
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 UUID = str(VALID["UUID"])
+KAFKA_TIME = dt.datetime(2026, 1, 2, 3, 4, 5, 678_000, dt.UTC)
 NAMES = [*Request.model_fields, "Extra", "", "uuid", "\x00", "é"]
 
 # --- JSON as text, so that it can also be wrong -------------------------------------------------------------------
@@ -221,10 +224,10 @@ def judged(key: bytes | None, value: bytes | None) -> Request | None:
 def test_every_message_is_judged_as_the_contract_does_and_answered(spark: SparkSession, model: PipelineModel) -> None:
     messages = generated(4000)
     rows = [
-        (None if key is None else bytearray(key), None if value is None else bytearray(value), 1, offset)
+        (None if key is None else bytearray(key), None if value is None else bytearray(value), 1, offset, KAFKA_TIME)
         for offset, (key, value) in enumerate(messages)
     ]
-    frame = spark.createDataFrame(rows, "key binary, value binary, partition int, offset long")
+    frame = spark.createDataFrame(rows, "key binary, value binary, partition int, offset long, timestamp timestamp")
     found = job.answers(frame, model, "20260101T000000Z-0123abcd", 7).collect()
     assert len(found) == len(messages)
     valid = 0
@@ -253,6 +256,8 @@ def _stored(row: Any) -> Any:
 def _check_answer(row: Any, request: Request, offset: int) -> None:
     response = Response.model_validate_json(row.value)
     assert (response.RequestPartition, response.RequestOffset, row.key) == (1, offset, response.UUID)
+    assert response.RequestedAt is not None
+    assert parse_timestamp(response.RequestedAt) == KAFKA_TIME
     asked = set(Flight.model_fields)
     assert response.model_dump(include=asked) == request.model_dump(include=asked)
     stored = _stored(row)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaError, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from flight_delays import topics
+from flight_delays.canary import first_messages
 from flight_delays.topics import ensure_topics, topic_id
 from tests.conftest import Stack
 from tests.integration.line import create_topic, put_bomb
@@ -52,6 +54,17 @@ def test_an_external_kafka_is_warned_about_and_not_altered(
         ensure_topics(admin, external)
     assert compression(admin, old_topic) == "producer"
     assert f"--entity-name {old_topic} --add-config compression.type=uncompressed" in caplog.text
+
+
+@pytest.mark.parametrize("claimed", [1, 2**62])
+def test_a_records_time_is_the_brokers(claimed: int, stack: Stack, admin: AdminClient, old_topic: str) -> None:
+    ensure_topics(admin, stack.settings)
+    producer = Producer({"bootstrap.servers": stack.settings.kafka_bootstrap})
+    producer.produce(old_topic, b"{}", timestamp=claimed)
+    assert producer.flush(15) == 0
+    kind, milliseconds = first_messages(stack.settings, old_topic, {0: 0}, 20)[0].timestamp()
+    assert kind == TIMESTAMP_LOG_APPEND_TIME
+    assert abs(milliseconds / 1000 - time.time()) < 60
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])

@@ -61,7 +61,8 @@ def answered(mongo: Database[Any], ends: list[int], milliseconds: list[float], a
                 {
                     "_id": str(uuid4()),
                     "PredictedAt": at,
-                    "Timestamp": at - dt.timedelta(milliseconds=took),
+                    "RequestedAt": at - dt.timedelta(milliseconds=took),
+                    "Timestamp": at - dt.timedelta(milliseconds=28_586_940_121),  # a client's clock
                     "RequestPartition": partition,
                     "RequestOffset": end - 1,
                     "Deployment": 1,
@@ -69,10 +70,9 @@ def answered(mongo: Database[Any], ends: list[int], milliseconds: list[float], a
             )
 
 
-def put(stack: Stack, partition: int, seconds_ago: float = 0) -> None:
+def put(stack: Stack, partition: int) -> None:
     producer = Producer({"bootstrap.servers": stack.settings.kafka_bootstrap})
-    at = int(1000 * (dt.datetime.now(dt.UTC).timestamp() - seconds_ago))
-    producer.produce(REQUEST_TOPIC, b"{}", partition=partition, timestamp=at)
+    producer.produce(REQUEST_TOPIC, b"{}", partition=partition, timestamp=1)  # as a client's clock says
     assert producer.flush(10) == 0
 
 
@@ -82,7 +82,7 @@ def test_nothing_was_deployed_yet(stack: Stack, mongo: Database[Any]) -> None:
     assert not found.healthy
 
 
-def test_rate_and_latency_come_from_the_answers_own_times(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
+def test_rate_and_latency_come_from_kafkas_times(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
     deployed(mongo)
     answered(mongo, ends, [9999.0], age=301)
     answered(mongo, ends, [float(took) for took in range(1, 101)])
@@ -158,10 +158,14 @@ def test_where_nothing_was_answered_all_that_the_topic_holds_waits(
     assert status(stack.settings).lag == ends[1], "a replay's answer is one, too"
 
 
-def test_a_request_that_waits_too_long_is_silence(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
+def test_a_request_that_waits_too_long_is_silence(
+    stack: Stack, mongo: Database[Any], ends: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     deployed(mongo)
     answered(mongo, ends, [10.0])
-    put(stack, 0, seconds_ago=70)
+    put(stack, 0)
+    assert status(stack.settings).condition is Condition.RUNNING
+    monkeypatch.setattr(live, "SILENT", dt.timedelta(0))
     found = status(stack.settings)
     assert (found.condition, found.healthy) == (Condition.SILENT, False)
     assert "has no answer yet" in found.problems[0]

@@ -38,7 +38,7 @@ SILENT: Final = dt.timedelta(seconds=60)
 HOUR: Final = dt.timedelta(hours=1)
 WAIT_SECONDS: Final = 2.5
 """So long may Kafka and MongoDB each take."""
-_FIELDS: Final = ["PredictedAt", "Timestamp", "Deployment", *ANSWER_PLACE]
+_FIELDS: Final = ["PredictedAt", "RequestedAt", "Timestamp", "Deployment", *ANSWER_PLACE]
 _READ: Final = dict.fromkeys((Collection.RESPONSES, Collection.REPLAYS, Collection.CANARIES), _FIELDS) | {
     Collection.REJECTED: ["RejectedAt", "topic", "Deployment", *DEAD_LETTER_PLACE]
 }
@@ -94,7 +94,7 @@ class Status(BaseModel):
     per_second: float | None = None
     p50_ms: float | None = None
     p99_ms: float | None = None
-    """From a request's `Timestamp` to its answer's `PredictedAt`; None, too, where nothing was answered."""
+    """From a request's Kafka timestamp to its answer's; None, too, where no answer has both."""
     lag: int | None = None
     """Requests on Kafka, all partitions, behind the highest answered one; all that it holds where none was."""
     dead_letters_hour: int | None = None
@@ -238,15 +238,17 @@ def _figures(answers: list[dict[str, Any]], now: dt.datetime) -> dict[str, Any]:
     recent = [answer for answer in answers if answer["PredictedAt"] > now - WINDOW]
     if not recent:
         return {"window_seconds": WINDOW.total_seconds(), "answers": 0, "per_second": 0}
-    took = sorted(1000 * (answer["PredictedAt"] - answer["Timestamp"]).total_seconds() for answer in recent)
+    # Kafka's times alone: `Timestamp` comes from a client's clock. Answers of earlier releases have one of the two.
+    times = [(answer["RequestedAt"], answer["PredictedAt"]) for answer in recent if "RequestedAt" in answer]
+    took = sorted(1000 * (predicted - requested).total_seconds() for requested, predicted in times)
     oldest = min(answer["PredictedAt"] for answer in recent)
     window = WINDOW.total_seconds() if len(recent) < LATEST else max((now - oldest).total_seconds(), 0.001)
     return {
         "window_seconds": window,
         "answers": len(recent),
         "per_second": len(recent) / window,
-        "p50_ms": _percentile(took, 0.5),
-        "p99_ms": _percentile(took, 0.99),
+        "p50_ms": _percentile(took, 0.5) if took else None,
+        "p99_ms": _percentile(took, 0.99) if took else None,
     }
 
 
@@ -256,7 +258,7 @@ def _percentile(ascending: list[float], share: float) -> float:
 
 
 def _canary(document: dict[str, Any]) -> Canary:
-    took = document["PredictedAt"] - document["Timestamp"]
+    took = document["PredictedAt"] - document.get("RequestedAt", document["Timestamp"])
     milliseconds = round(1000 * took.total_seconds(), 1)
     return Canary(At=document["Timestamp"], Generation=document["Deployment"], Milliseconds=milliseconds)
 

@@ -15,13 +15,19 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from bench.traffic import FIELDS, records_flights
 from flight_delays.canary import PARTITIONER
-from flight_delays.contract import REQUEST_TOPIC
+from flight_delays.contract import CLIENT_ID, REQUEST_TOPIC
 from flight_delays.settings import Settings
 
 Offsets = dict[int, int]
 """Partition -> offset of the next message."""
 
-DURABLE: dict[str, Any] = {"enable.idempotence": True, "acks": "all", "partitioner": PARTITIONER, "linger.ms": 0}
+DURABLE: dict[str, Any] = {
+    "client.id": CLIENT_ID,
+    "enable.idempotence": True,
+    "acks": "all",
+    "partitioner": PARTITIONER,
+    "linger.ms": 0,
+}
 """What every producer of the product sets."""
 
 

@@ -28,6 +28,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from flight_delays import registry
 from flight_delays.contract import (
     BLANKS,
+    CLIENT_ID,
     CODES,
     DEAD_LETTER_TOPIC,
     FIRST_DATE,
@@ -249,7 +250,8 @@ def route(predicted: DataFrame) -> DataFrame:
     """The rows for Kafka (`topic`, `key`, `value`): a response for a valid request, else a dead letter."""
     payload = F.make_valid_utf8(F.substring("payload", 1, PAYLOAD_BYTES).cast("string"))
     # Not one readable field: at least the UUID, so that who asked hears of it (Python writes NaN into its JSON).
-    found = F.when(F.col("json").isNull(), F.regexp_extract(payload, rf'"UUID"\s*:\s*"({UUID_PATTERN[1:-1]})"', 1))
+    searched = F.make_valid_utf8(F.substring("payload", 1, MAX_MESSAGE_BYTES).cast("string"))
+    found = F.when(F.col("json").isNull(), F.regexp_extract(searched, rf'"UUID"\s*:\s*"({UUID_PATTERN[1:-1]})"', 1))
     uuid = F.coalesce(*(_uuid(candidate) for candidate in (F.col("UUID"), found, F.col("key"))))
     dead_letter = {
         "reason": F.col("invalid.reason"),
@@ -289,6 +291,7 @@ def start(outgoing: DataFrame, settings: Settings, checkpoint: Path, name: str) 
         .queryName(name)
         .option("kafka.bootstrap.servers", settings.kafka_bootstrap)
         .option("kafka.enable.idempotence", "true")
+        .option("kafka.client.id", CLIENT_ID)
         .option("checkpointLocation", str(checkpoint))
     )
     if settings.trigger == "realtime":

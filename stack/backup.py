@@ -45,7 +45,7 @@ FORMAT = 1
 COLLECTIONS = tuple(name for name in Collection if name not in (Collection.CANARIES, Collection.CONTEXT))
 UNFINISHED = state.UNFINISHED_RESTORE
 _PAGE = 100
-"""Documents: rejected ones can have 64 KiB each, and the embedded server's heap is small."""
+"""Documents: rejected ones of release 0.1.0 can have 64 KiB each, and the embedded server's heap is small."""
 _STAGING, _REPLACED = ".restoring", ".replaced"
 _STAYS = {".lock", "backups", "logs", "run", UNFINISHED, _STAGING, _REPLACED}
 """In the home: no state, or not of one state."""

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import uuid
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
+from flight_delays.contract import CLIENT_ID
 from flight_delays.settings import LOOPBACK, PROJECT, Settings
 from stack import artifacts
 from stack.secrets import Secrets, write_private
@@ -113,6 +115,11 @@ def _mongo_ready(settings: Settings) -> None:
 # --- Kafka -----------------------------------------------------------------------------------------------------------
 
 
+CLIENT_BYTES_PER_SECOND = MIB
+"""What a client of the embedded Kafka may send, beyond a burst of 10 s of it: some 2,600 requests a second, which is
+what the sink can store. A client is who names itself so: this stops accidents, no attacker."""
+
+
 def _java(heap_mib: int, *, start_mib: int = 64) -> list[str]:
     """The Java launcher with a bounded heap; the serial collector is the smallest, more gains little on 2 cores."""
     return ["java", f"-Xms{start_mib}m", f"-Xmx{heap_mib}m", "-XX:+UseSerialGC"]
@@ -181,6 +188,22 @@ def _kafka_ready(settings: Settings) -> None:
 
     client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0})
     client.list_topics(timeout=2)
+    _limit_clients(settings)
+
+
+def _limit_clients(settings: Settings) -> None:
+    """Has the broker slow down who floods it; once, as it remembers. Our own producers, by their name, may go on."""
+    stamp = settings.home / "kafka" / "limited"
+    if stamp.exists() and stamp.read_text() == str(CLIENT_BYTES_PER_SECOND):
+        return
+    tool = [*_java(64, start_mib=16), "-cp", artifacts.classpath("kafka"), "kafka.admin.ConfigCommand"]
+    tool += ["--bootstrap-server", settings.kafka_bootstrap, "--alter", "--entity-type", "clients"]
+    for client, rate in ((["--entity-default"], CLIENT_BYTES_PER_SECOND), (["--entity-name", CLIENT_ID], 2**53)):
+        command = [*tool, *client, "--add-config", f"producer_byte_rate={rate}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"Kafka takes no limit for its clients: {(done.stdout + done.stderr).strip()[-500:]}")
+    stamp.write_text(str(CLIENT_BYTES_PER_SECOND))
 
 
 # --- Spark Connect ---------------------------------------------------------------------------------------------------
@@ -405,7 +428,13 @@ def _kafka_connections(settings: Settings) -> dict[str, dict[str, object]]:
     return {
         "KAFKA_DEFAULT": {
             "conn_type": "kafka",
-            "extra": {**servers, "partitioner": "consistent", "enable.idempotence": True, "message.timeout.ms": 10_000},
+            "extra": {
+                **servers,
+                "client.id": CLIENT_ID,
+                "partitioner": "consistent",
+                "enable.idempotence": True,
+                "message.timeout.ms": 10_000,
+            },
         },
         "KAFKA_CANARY": {"conn_type": "kafka", "extra": {**servers, **consumer}},
     }

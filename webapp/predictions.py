@@ -54,6 +54,8 @@ def submit() -> tuple[Response, int, dict[str, str]]:
     """Takes a flight: 202 once Kafka has confirmed it, with the place where its prediction will be."""
     begin = time.monotonic()
     here = services()
+    if (full := here.full_disk()) is not None:
+        raise UnavailableError("disk_full", "The server's disk is almost full", full)
     with pymongo.timeout(MONGO_SECONDS):
         known = here.known()
         try:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaException, Producer
 
 from flight_delays.canary import PARTITIONER
-from flight_delays.contract import REQUEST_TOPIC
+from flight_delays.contract import CLIENT_ID, REQUEST_TOPIC
 from flight_delays.errors import sentence
 from flight_delays.settings import Settings
 
@@ -26,7 +26,7 @@ class RequestProducer:
     def __init__(self, settings: Settings) -> None:
         self._configuration = {
             "bootstrap.servers": settings.kafka_bootstrap,
-            "client.id": "flight-delays-web",
+            "client.id": CLIENT_ID,
             "enable.idempotence": True,
             "acks": "all",
             "partitioner": PARTITIONER,

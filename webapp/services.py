@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -80,6 +82,19 @@ class Services:
             if self._db is None:
                 self._db = store.connect(self.settings, timeoutMS=int(MONGO_SECONDS * 1000))
             return self._db
+
+    def full_disk(self) -> str | None:
+        """What to say where the disk of the state, of the embedded Kafka or MongoDB is almost full; None: room is left.
+
+        What is accepted must be kept, and a broker that finds its disk full ends.
+        """
+        home, mib = self.settings.home, 1024 * 1024
+        for folder in (home, home / "kafka", home / "mongo"):
+            with suppress(OSError):  # no such folder: that service is another machine's
+                disk = shutil.disk_usage(folder)
+                if disk.free < min(self.settings.min_free_disk_mib * mib, disk.total // 20):
+                    return f"{disk.free // mib} MiB are free in {folder} (FLIGHTS_MIN_FREE_DISK_MIB)"
+        return None
 
     def distance(self, origin: str, dest: str) -> float | None:
         """Statute miles as `find_distance` knows them; asked again after a minute at most."""

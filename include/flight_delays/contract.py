@@ -26,6 +26,9 @@ RESPONSE_TOPIC: Final = "flight_delay_classification_response"
 DEAD_LETTER_TOPIC: Final = "flight_delay_classification_dead_letter"
 TOPICS: Final = (REQUEST_TOPIC, RESPONSE_TOPIC, DEAD_LETTER_TOPIC)
 
+CLIENT_ID: Final = "flight-delays"
+"""Kafka's client id of our producers: the embedded broker limits how much any other one may send a second."""
+
 ANSWER_PLACE: Final = ("RequestPartition", "RequestOffset")
 DEAD_LETTER_PLACE: Final = ("partition", "offset")
 """Where an answer, and a dead letter, say which request they belong to."""
@@ -321,7 +324,7 @@ class DeadLetter(Message):
 
     reason: str = Field(description="A code: why the request was rejected")
     field: str | None = Field(default=None, description="The field that is to blame, where one is")
-    payload: str | None = Field(default=None, description="The request's text, cut to 64 KiB; absent for a tombstone")
+    payload: str | None = Field(default=None, description="The request's text, cut to 4 KiB; absent for a tombstone")
     payload_bytes: int = Field(description="Size of the whole request")
     payload_sha256: str | None = Field(default=None, description="Checksum of the whole request, hexadecimal")
     partition: int = Field(description="Where the request lies on its topic")
@@ -336,8 +339,9 @@ class DeadLetter(Message):
     )
 
 
-PAYLOAD_BYTES: Final = 64 * 1024
-"""A dead letter carries at most so much of the rejected message."""
+PAYLOAD_BYTES: Final = 4 * 1024
+"""A dead letter carries at most so much of the rejected message: ten times a real request, while the whole one lies on
+its topic, from where a replay takes it. With 64 KiB, 4,000 messages of 100 KB became 520 MB of dead letters."""
 MAX_MESSAGE_BYTES: Final = 256 * 1024
 """A request above this is rejected unread (a real one has some 400 bytes)."""
 MAX_KEY_BYTES: Final = 1024

@@ -135,6 +135,11 @@ class Settings(BaseSettings):
 
     web_workers: int = Field(default=1, ge=1, description="Processes of the web app")
     web_threads: int = Field(default=64, ge=4, description="Threads of each; long polls may hold 3/4")
+    min_free_disk_mib: int = Field(
+        default=512,
+        ge=0,
+        description="Flights are refused while less is free on the disk of the state (of a small one, 5 %)",
+    )
     web_rate_limit: str = Field(default="", description="Flights a client may submit, such as 30/minute; default: any")
 
     sink_batch_size: int = Field(default=500, ge=1, description="Most messages the sink writes at once")

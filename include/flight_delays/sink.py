@@ -54,7 +54,7 @@ GROUP = "flight-delays-sink"
 TOPICS = [RESPONSE_TOPIC, DEAD_LETTER_TOPIC]
 
 _MAX_DOCUMENT_BYTES = 16 * 1024 * 1024  # MongoDB's limit
-_INSERT_BYTES = 4 * 1024 * 1024  # in one go: dead letters can have 64 KiB each, and the embedded server's heap is small
+_INSERT_BYTES = 4 * 1024 * 1024  # in one go: the embedded server's heap is small
 _DUPLICATE_KEY = 11000
 _IDENTITY = ("payload_sha256", "UUID")  # what tells two rejections of one place apart
 _EXPIRY_INTERVAL_SECONDS = 600.0

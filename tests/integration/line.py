@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from flight_delays import canary, predictor
-from flight_delays.contract import REQUEST_TOPIC
+from flight_delays.contract import CLIENT_ID, REQUEST_TOPIC
 from flight_delays.names import DagId
 from flight_delays.predictor.handover import committed
 from flight_delays.settings import Settings
@@ -33,6 +33,11 @@ def until(condition: Callable[[], Any], seconds: float, what: str, every: float 
     raise AssertionError(f"not within {seconds} s: {what}")
 
 
+def servers(stack: Stack) -> dict[str, str]:
+    """For a producer of any size: the broker's limit for clients has a test of its own."""
+    return {"bootstrap.servers": stack.settings.kafka_bootstrap, "client.id": CLIENT_ID}
+
+
 def flight(**changes: Any) -> dict[str, Any]:
     """A valid request, as an old client would put it on the topic."""
     now = dt.datetime.now(dt.UTC).isoformat()
@@ -42,7 +47,7 @@ def flight(**changes: Any) -> dict[str, Any]:
 def put(line: Stack, *messages: bytes | None, **more: Any) -> list[tuple[int, int]]:
     """Straight onto the request topic, with a key or whatever else `Producer.produce` takes; returns their places."""
     options = {"compression.type": "zstd", "message.max.bytes": 4_000_000}
-    producer = Producer({"bootstrap.servers": line.settings.kafka_bootstrap, **options})
+    producer = Producer({**servers(line), **options})
     places: dict[int, tuple[int, int]] = {}
     for number, message in enumerate(messages):
 
@@ -96,7 +101,7 @@ def put_bomb(
         "message.timeout.ms": 30_000,
         "queue.buffering.max.kbytes": 2_000_000,
     }
-    producer = Producer({"bootstrap.servers": stack.settings.kafka_bootstrap, **options, **limits})
+    producer = Producer({**servers(stack), **options, **limits})
     codes: set[int | None] = set()
     last = -1
 

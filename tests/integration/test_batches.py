@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from flight_delays.batches import Unreadable, is_of_a_batch, skip, unreadable
 from flight_delays.canary import BrokerError
 from tests.conftest import Stack
-from tests.integration.line import create_topic, put_bomb, until
+from tests.integration.line import create_topic, put_bomb, servers, until
 
 pytestmark = pytest.mark.integration
 
@@ -22,7 +22,7 @@ def topic(stack: Stack) -> str:
 
 
 def put_small(stack: Stack, topic: str, codec: str, count: int = 1, size: int = 400) -> None:
-    producer = Producer({"bootstrap.servers": stack.settings.kafka_bootstrap, "compression.type": codec})
+    producer = Producer({**servers(stack), "compression.type": codec})
     for _ in range(count):
         producer.produce(topic, b"a" * size, partition=0)
     assert producer.flush(20) == 0

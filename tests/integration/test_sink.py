@@ -19,7 +19,7 @@ from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient
 from pymongo.database import Database
 
-from flight_delays.contract import DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC, Collection, Reason
+from flight_delays.contract import CLIENT_ID, DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC, Collection, Reason
 from flight_delays.settings import Settings
 from flight_delays.sink import Entry, check, entry, store
 from flight_delays.store import find_answer, find_canary
@@ -56,7 +56,8 @@ def answer(uuid: str, **changes: Any) -> tuple[str, str, bytes]:
 
 
 def produce(settings: Settings, messages: list[tuple[str, str | None, bytes | None]]) -> None:
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "enable.idempotence": True, "linger.ms": 5})
+    options = {"client.id": CLIENT_ID, "enable.idempotence": True, "linger.ms": 5}
+    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, **options})
     for topic, key, value in messages:
         producer.produce(topic, key=key, value=value)
         producer.poll(0)

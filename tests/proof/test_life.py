@@ -18,7 +18,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from flight_delays import canary, predictor, registry, store
-from flight_delays.contract import DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC, Collection
+from flight_delays.contract import DEAD_LETTER_TOPIC, PAYLOAD_BYTES, REQUEST_TOPIC, RESPONSE_TOPIC, Collection
 from flight_delays.predictor import control, engine, events, handover, watch
 from flight_delays.predictor.control import Action, Result
 from flight_delays.predictor.events import Kind
@@ -405,6 +405,21 @@ def await_answers(engines: Stack, uuids: list[str]) -> None:
         return not left
 
     until(answered, 120, f"{len(uuids)} answers")
+
+
+def test_a_flood_while_predictor_and_sink_are_stopped_costs_no_accepted_flight(engines: Stack) -> None:
+    predictor.act(engines.settings, Action.STOP)
+    engines.supervisor.stop_service("sink")
+    asked = put_flights(engines, 50)
+    put(engines, *[b"x" * 100_000] * 400)
+    asked += put_flights(engines, 50)
+    engines.await_ready("sink")
+    assert predictor.act(engines.settings, Action.START).result is Result.STARTED
+    await_answers(engines, asked)
+    rejected = store.connect(engines.settings)[Collection.REJECTED]
+    flood = {"reason": "malformed_json", "payload_bytes": 100_000}
+    until(lambda: rejected.count_documents(flood) == 400, 120, "the flood's dead letters")
+    assert {len(document["payload"]) for document in rejected.find(flood, ["payload"])} == {PAYLOAD_BYTES}
 
 
 def test_what_no_query_can_read_is_quarantined_and_all_else_answered(engines: Stack, versions: tuple[str, str]) -> None:

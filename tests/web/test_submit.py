@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import string
 import time
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -20,6 +21,8 @@ from flight_delays import context
 from flight_delays.canary import partition_of
 from flight_delays.contract import REQUEST_TOPIC, Collection, Context, Request, is_uuid, parse_timestamp
 from flight_delays.settings import Settings
+from tests.conftest import NO_MOUNT
+from tests.proof.faults import can_mount, small_disks
 from tests.web.form import FLIGHT, SUBMIT
 from webapp import create_app
 from webapp.forms import FlightForm
@@ -312,6 +315,22 @@ def test_kafka_away(client: FlaskClient, stack: Any, tmp_path: Any) -> None:
     assert int(refused.headers["Retry-After"]) > 0
     health = app.test_client().get("/healthz")
     assert (health.status_code, health.json) == (503, {"status": "down", "kafka": "down", "mongodb": "ok"})
+
+
+@pytest.mark.skipif(not can_mount(), reason=NO_MOUNT)
+def test_a_disk_that_is_almost_full(client: FlaskClient, stack: Any, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with small_disks({home / "kafka": 40}):
+        here = create_app(stack.settings.model_copy(update={"home": home})).test_client()
+        assert here.post(SUBMIT, data=FLIGHT).status_code == 202
+        ballast = home / "kafka" / "ballast"
+        ballast.write_bytes(bytes(39 * 1024 * 1024))
+        refused = here.post(SUBMIT, data=FLIGHT)
+        assert (refused.status_code, refused.json["code"]) == (503, "disk_full")
+        assert int(refused.headers["Retry-After"]) > 0
+        assert here.get("/healthz").status_code == 200
+        ballast.unlink()
+        assert here.post(SUBMIT, data=FLIGHT).status_code == 202
 
 
 def test_mongodb_away(client: FlaskClient, stack: Any) -> None:

@@ -56,6 +56,7 @@ TOPICS = [RESPONSE_TOPIC, DEAD_LETTER_TOPIC]
 _MAX_DOCUMENT_BYTES = 16 * 1024 * 1024  # MongoDB's limit
 _INSERT_BYTES = 4 * 1024 * 1024  # in one go: the embedded server's heap is small
 _DUPLICATE_KEY = 11000
+_LATEST_MILLISECONDS = int(dt.datetime(2100, 1, 1, tzinfo=dt.UTC).timestamp() * 1000)
 _IDENTITY = ("payload_sha256", "UUID")  # what tells two rejections of one place apart
 _EXPIRY_INTERVAL_SECONDS = 600.0
 _LONGEST_BACKOFF_SECONDS = 5.0
@@ -197,7 +198,8 @@ def _encoded(collection: Collection, document: dict[str, Any], message: Message)
 
 
 def _kafka_time(message: Message) -> dt.datetime:
-    return dt.datetime.fromtimestamp(message.timestamp()[1] / 1000, dt.UTC)
+    milliseconds = min(max(message.timestamp()[1], 0), _LATEST_MILLISECONDS)  # where a client sets it, it may be any
+    return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
 
 
 # --- from document to MongoDB ------------------------------------------------------------------------------------

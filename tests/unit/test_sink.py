@@ -64,7 +64,9 @@ def stored(value: Any, **more: Any) -> tuple[Collection, dict[str, Any]]:
 
 
 def test_an_answer_keeps_all_fields_and_gets_dates() -> None:
-    collection, document = stored({**ANSWER, "UUID": UUID.upper(), "CRSDepTime": "0900", "Other": [1]})
+    collection, document = stored(
+        {**ANSWER, "UUID": UUID.upper(), "CRSDepTime": "0900", "Other": [1], "RequestedAt": "2016-12-24T17:19:59.900Z"}
+    )
     assert collection == Collection.RESPONSES
     assert document == {
         **ANSWER,
@@ -73,6 +75,7 @@ def test_an_answer_keeps_all_fields_and_gets_dates() -> None:
         "Timestamp": dt.datetime(2016, 12, 24, 11, 30, 15, 123000, dt.UTC),
         "FlightDate": dt.datetime(2016, 12, 25, tzinfo=dt.UTC),
         "PredictedAt": dt.datetime(2016, 12, 24, 17, 20, 0, 123000, dt.UTC),
+        "RequestedAt": dt.datetime(2016, 12, 24, 17, 19, 59, 900000, dt.UTC),
     }
 
 
@@ -130,6 +133,12 @@ def test_what_cannot_be_stored_is_set_aside(value: Any, detail: str) -> None:
     assert document["UUID"] == UUID
     assert len(document["payload"]) <= 65_536
     assert (document["partition"], document["offset"]) == (1, 5)
+
+
+@pytest.mark.parametrize(("milliseconds", "year"), [(-1, 1970), (-(2**62), 1970), (2**62, 2100)])
+def test_a_time_that_is_none_stops_nothing(milliseconds: int, year: int) -> None:
+    found = entry(Message(topic=RESPONSE_TOPIC, partition=1, offset=5, value=b"{", timestamp=(1, milliseconds)))
+    assert bson.decode(found.bson)["RejectedAt"].year == year
 
 
 def test_thirty_levels_in_an_unknown_field_do_no_harm() -> None:

@@ -8,6 +8,10 @@ import os
 import sys
 from pathlib import Path
 
+from confluent_kafka import KafkaException
+from pymongo.errors import PyMongoError
+
+from flight_delays.errors import sentence
 from flight_delays.names import Action
 from flight_delays.settings import SettingsError, get_settings
 from flight_delays.sources import DataError, month_range
@@ -86,6 +90,8 @@ def main() -> None:  # noqa: PLR0912, PLR0915 - one branch a command
         sys.exit(f"Settings that cannot be (README, Settings):\n{error}")
     except StepFailedError as error:
         sys.exit(explain(error))
+    except (PyMongoError, KafkaException) as error:
+        sys.exit(explain(StepFailedError(sentence(error), hint="make status")))
     except KeyboardInterrupt:
         sys.exit("Interrupted. The same command goes on from here.")
 

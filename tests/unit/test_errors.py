@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from pymongo.errors import BulkWriteError, OperationFailure
 from flight_delays import predictor, store
 from flight_delays.errors import plain, sentence
 from flight_delays.predictor import watch
-from flight_delays.settings import Settings
+from flight_delays.settings import PROJECT, Settings
 from flight_delays_airflow import health
 
 NOWHERE = "127.0.0.1:1"
@@ -73,3 +76,20 @@ def test_no_event_status_or_task_shows_what_the_driver_knows_of_its_servers(away
         assert "Topology" not in text
         assert "p%40ss" not in text
         assert len(text) < 400, text
+
+
+@pytest.mark.parametrize("command", ["predictions", "topics"])
+def test_a_command_says_what_is_away(command: str, away: Settings) -> None:
+    variables = {"MONGO_URI": URI, "FLIGHTS_KAFKA_BOOTSTRAP": NOWHERE, **away.environment}
+    done = subprocess.run(
+        [sys.executable, "-m", "stack", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=PROJECT,
+        env=os.environ | variables,
+    )
+    assert done.returncode == 1
+    last = [line for line in done.stderr.splitlines() if not line.startswith("%")]  # librdkafka's own log
+    assert "What to do: make status" in last
+    assert not any("Traceback" in line or "Topology" in line or "p%40ss" in line for line in last)

@@ -27,7 +27,7 @@ from flight_delays.settings import Settings
 
 _PATIENCE_SECONDS = 240.0
 """An accepted flight may wait so long for its answer: the longest outage here, and the repair after it."""
-_NOT_COMPARED = {"_id", "PredictedAt", "Deployment", "Timestamp", "FlightDate"}
+_NOT_COMPARED = {"_id", "PredictedAt", "RequestedAt", "Deployment", "Timestamp", "FlightDate"}
 """What batch cannot know, and the two that MongoDB keeps as dates, which are compared as such."""
 
 

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flight_delays.batches import Unreadable, is_of_a_batch, skip, unreadable
 from flight_delays.canary import PARTITIONER, BrokerError, first_messages, no_broker, partitions_of, reader
-from flight_delays.contract import ANSWER_PLACE, DEAD_LETTER_PLACE, DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC
+from flight_delays.contract import (
+    ANSWER_PLACE,
+    CLIENT_ID,
+    DEAD_LETTER_PLACE,
+    DEAD_LETTER_TOPIC,
+    REQUEST_TOPIC,
+    RESPONSE_TOPIC,
+)
 from flight_delays.topics import topic_id
 
 if TYPE_CHECKING:
@@ -133,8 +140,8 @@ def go_around(settings: Settings, start: Start, gaps: Collection[Unreadable]) ->
         if error is not None:
             failures.append(f"{error} (a request of {len(message.value() or b''):,} bytes)")
 
-    options = {"enable.idempotence": True, "partitioner": PARTITIONER, "message.timeout.ms": 60_000}
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0, **options})
+    options = {"client.id": CLIENT_ID, "enable.idempotence": True, "message.timeout.ms": 60_000, "log_level": 0}
+    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "partitioner": PARTITIONER, **options})
     sent = 0
     with reader(settings) as consumer:
         bounds = _bounds(consumer, settings)

@@ -20,7 +20,8 @@ import httpx
 import pytest
 from pymongo.database import Database
 
-from flight_delays import store
+from flight_delays import canary, store
+from flight_delays.contract import TOPICS
 from flight_delays.settings import LOOPBACK, PROJECT, Settings
 from stack import artifacts
 from stack.secrets import Secrets, load_secrets
@@ -173,6 +174,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         assert producer.flush(60) == 0
         admin.delete_topics(["warm-up"])["warm-up"].result()
         ensure_topics(admin, settings)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                [canary.ends(settings, topic) for topic in TOPICS]
+                break
+            except canary.BrokerError:  # a new topic has no leader for a moment
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
         yield found
     finally:
         supervisor.stop()

@@ -17,6 +17,7 @@ from stack.services import Service, inherited_environment
 
 LOG_BYTES = 5 * 1024 * 1024
 LOG_BACKUPS = 2
+STORES = ("kafka", "mongo")
 
 
 class Supervisor:
@@ -67,7 +68,13 @@ class Supervisor:
     def stop(self) -> None:
         """Stops every service, then the process manager; returns when all are gone."""
         pid = self.pid()
-        self._rpc.stopAllProcesses()  # all at once, where `shutdown` waits for one before it stops the next
+        # At once, where `shutdown` waits for one before it stops the next; then what the sink still writes into.
+        for last in (False, True):
+            group = [name for name in self.states() if (name in STORES) == last]
+            for name in group:
+                self.stop_service(name, wait=False)
+            while any(self.states()[name]["pid"] for name in group):
+                time.sleep(0.1)
         self._rpc.shutdown()
         import psutil
 
@@ -91,10 +98,10 @@ class Supervisor:
         if self.states()[name]["statename"] in ("STOPPED", "EXITED", "FATAL"):
             self._rpc.startProcess(name, False)
 
-    def stop_service(self, name: str) -> None:
+    def stop_service(self, name: str, *, wait: bool = True) -> None:
         """Stops one service and waits until it has ended."""
-        if self.states()[name]["statename"] not in ("STOPPED", "EXITED", "FATAL"):
-            self._rpc.stopProcess(name)
+        if self.states()[name]["statename"] not in ("STOPPED", "STOPPING", "EXITED", "FATAL"):
+            self._rpc.stopProcess(name, wait)
 
     def _configuration(self, services: list[Service]) -> str:
         # Without a path of the user's: what is relative is so to the folder in which the process manager runs.

@@ -86,14 +86,16 @@ def test_a_service_gets_every_word_whatever_is_in_it(manager: Callable[..., Supe
 
 
 def test_the_services_are_stopped_all_at_once(manager: Callable[..., Supervisor], tmp_path: Path) -> None:
-    """Each ends only when all were told to: stopped one after the other, the first one would be killed."""
+    """Each ends only when all were told to; but those that the others write into are told last."""
     program = """
 import pathlib, signal, sys, time
 folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
 def stop(*_):
     (folder / f"{name}.told").touch()
-    while len(list(folder.glob("*.told"))) < 3:
+    while len(list(folder.glob("*.told"))) < int(sys.argv[3]):
         time.sleep(0.05)
+    if int(sys.argv[3]) == 3 and (folder / "kafka.told").exists():
+        sys.exit("kafka was told before all others had ended")
     (folder / f"{name}.ended").touch()
     sys.exit()
 signal.signal(signal.SIGTERM, stop)
@@ -101,10 +103,11 @@ signal.signal(signal.SIGTERM, stop)
 while True:
     time.sleep(1)
 """
-    supervisor = manager([service(name, program, str(tmp_path), name) for name in "abc"])
-    until(lambda: len(list(tmp_path.glob("*.started"))) == 3, 30, "all run")
+    others = [service(name, program, str(tmp_path), name, "3") for name in "abc"]
+    supervisor = manager([service("kafka", program, str(tmp_path), "kafka", "4"), *others])
+    until(lambda: len(list(tmp_path.glob("*.started"))) == 4, 30, "all run")
     supervisor.stop()
-    assert len(list(tmp_path.glob("*.ended"))) == 3
+    assert len(list(tmp_path.glob("*.ended"))) == 4
     assert not supervisor.running()
 
 

@@ -29,10 +29,10 @@ from flight_delays.settings import LOOPBACK, PROJECT, Settings
 from stack import artifacts, up
 from stack.airflow_api import retrying
 from stack.secrets import Secrets, load_secrets
-from stack.services import Service, airflow_environment
+from stack.services import Service, airflow_environment, inherited_environment, spark_environment
 from stack.steps import StepFailedError
 from stack.supervisor import Supervisor
-from tests.conftest import ODD, Stack, settings_in
+from tests.conftest import NO_MOUNT, ODD, Stack, settings_in
 from tests.integration.line import until
 
 pytestmark = pytest.mark.integration
@@ -194,6 +194,22 @@ def test_every_command_reads_paths_and_text_as_utf_8(locale: str) -> None:
     environment = os.environ | {"LC_ALL": locale}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "C.UTF-8"
+
+
+def test_spark_starts_on_a_machine_whose_name_is_no_hosts(tmp_path: Path) -> None:
+    """A `_` in it, as Docker Compose once wrote them: Spark makes a URI of the name that 127.0.0.1 has."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"{LOOPBACK} my_host localhost\n", encoding="utf-8")
+    namespace = ["unshare", "--uts", "--mount", "sh", "-c"]
+    setup = f"mount --bind {hosts} /etc/hosts && echo my_host > /proc/sys/kernel/hostname"
+    if subprocess.run([*namespace, setup], capture_output=True, check=False).returncode != 0:
+        pytest.skip(NO_MOUNT)
+    session = "SparkSession.builder.master('local[1]').config('spark.ui.enabled', 'false').getOrCreate()"
+    program = f"from pyspark.sql import SparkSession; print({session}.range(3).count())"
+    command = [*namespace, f'{setup} && exec "$0" -c "$1"', sys.executable, program]
+    environment = inherited_environment() | spark_environment()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "3", done.stderr[-3000:]
 
 
 MODULE = """<ivy-module version="2.0"><info organisation="tests" module="tests"/>

@@ -94,6 +94,7 @@ def stop(*_):
     (folder / f"{name}.told").touch()
     while len(list(folder.glob("*.told"))) < int(sys.argv[3]):
         time.sleep(0.05)
+    time.sleep(1)
     if int(sys.argv[3]) == 3 and (folder / "kafka.told").exists():
         sys.exit("kafka was told before all others had ended")
     (folder / f"{name}.ended").touch()
@@ -103,7 +104,7 @@ signal.signal(signal.SIGTERM, stop)
 while True:
     time.sleep(1)
 """
-    others = [service(name, program, str(tmp_path), name, "3") for name in "abc"]
+    others = [service(name, program, str(tmp_path), name, "3") for name in "xyz"]
     supervisor = manager([service("kafka", program, str(tmp_path), "kafka", "4"), *others])
     until(lambda: len(list(tmp_path.glob("*.started"))) == 4, 30, "all run")
     supervisor.stop()

@@ -5,38 +5,55 @@ import de.bwaldvogel.mongo.MongoVersion;
 import de.bwaldvogel.mongo.backend.AbstractUniqueIndex;
 import de.bwaldvogel.mongo.backend.CollectionOptions;
 import de.bwaldvogel.mongo.backend.CursorRegistry;
-import de.bwaldvogel.mongo.backend.DocumentComparator;
+import de.bwaldvogel.mongo.backend.DatabaseResolver;
 import de.bwaldvogel.mongo.backend.Index;
 import de.bwaldvogel.mongo.backend.IndexKey;
 import de.bwaldvogel.mongo.backend.KeyValue;
 import de.bwaldvogel.mongo.backend.QueryResult;
 import de.bwaldvogel.mongo.backend.ValueComparator;
+import de.bwaldvogel.mongo.backend.aggregation.Aggregation;
 import de.bwaldvogel.mongo.backend.h2.H2Backend;
 import de.bwaldvogel.mongo.backend.h2.H2Collection;
 import de.bwaldvogel.mongo.backend.h2.H2Database;
 import de.bwaldvogel.mongo.bson.Document;
+import de.bwaldvogel.mongo.exception.MongoServerError;
+import de.bwaldvogel.mongo.oplog.Oplog;
 import de.bwaldvogel.mongo.wire.bson.BsonDecoder;
 import de.bwaldvogel.mongo.wire.bson.BsonEncoder;
 import de.bwaldvogel.mongo.wire.message.MongoMessage;
 import io.netty.buffer.ByteBuf;
 import io.netty.buffer.Unpooled;
+import io.netty.channel.Channel;
+import java.lang.management.ManagementFactory;
+import java.lang.management.MemoryPoolMXBean;
+import java.lang.management.MemoryType;
+import java.net.InetSocketAddress;
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
 import java.util.Collection;
+import java.util.Collections;
+import java.util.Comparator;
+import java.util.Iterator;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.NoSuchElementException;
+import java.util.Objects;
 import java.util.PriorityQueue;
+import java.util.Random;
 import java.util.Set;
 import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.locks.ReadWriteLock;
 import java.util.concurrent.locks.ReentrantReadWriteLock;
+import java.util.function.Consumer;
 import java.util.stream.Stream;
 import java.util.stream.StreamSupport;
 import org.h2.mvstore.Cursor;
 import org.h2.mvstore.DataUtils;
 import org.h2.mvstore.MVMap;
 import org.h2.mvstore.MVStore;
+import org.h2.mvstore.MVStoreException;
 import org.h2.mvstore.WriteBuffer;
 import org.h2.mvstore.type.BasicDataType;
 
@@ -83,8 +100,30 @@ public final class EmbeddedMongo {
 
     private static final int SYNC_MILLIS = 1_000;
 
+    /** Each connection belongs to one of these threads, where it waits for the commands of others: a scan takes seconds. */
+    private static final int WORKERS = 32;
+
     /** Time for compaction on SIGTERM: enough to bring 128 MB to 60 MB. */
     private static final int COMPACT_MILLIS = 2_000;
+
+    /** Heap that the documents of one reply take: some 1,000 answers. The client asks for the next ones. */
+    private static final int REPLY_BYTES = 2 * 1024 * 1024;
+
+    /**
+     * What clients are told to send at most: they split batches accordingly, and refuse larger documents. With MongoDB's
+     * 16 and 48 MB one document of 15.9 MB, written, ended the server.
+     */
+    private static final int MAX_DOCUMENT_BYTES = 4 * 1024 * 1024;
+
+    private static final int MAX_MESSAGE_BYTES = 8 * 1024 * 1024;
+
+    private static final int MAX_UNCOMMITTED_BYTES = 8 * 1024 * 1024;
+
+    /** One more closes the cursor that its client has not used for longest. */
+    private static final int MAX_CURSORS = 100;
+
+    /** Where answers are stored by the sink: their `_id` is their UUID. */
+    private static final String ANSWERS = "agile_data_science.flight_delay_classification_response";
 
     public static void main(String[] args) {
         if (args.length != 2) {
@@ -100,7 +139,7 @@ public final class EmbeddedMongo {
                 .open();
             store.setRetentionTime(RETENTION_MILLIS);
             MongoServer server = new MongoServer(new Backend(store));
-            server.bind("127.0.0.1", Integer.parseInt(args[0]));
+            server.bind(new InetSocketAddress("127.0.0.1", Integer.parseInt(args[0])), 1, WORKERS);
             Runtime.getRuntime().addShutdownHook(new Thread(server::shutdown));
             Executors.newSingleThreadScheduledExecutor()
                 .scheduleWithFixedDelay(store::sync, SYNC_MILLIS, SYNC_MILLIS, TimeUnit.MILLISECONDS);
@@ -139,9 +178,19 @@ public final class EmbeddedMongo {
 
         @Override
         public Document handleMessage(MongoMessage message) {
-            if (READS.contains(message.getDocument().keySet().iterator().next())) {
+            if (message.getHeader().getTotalLength() > MAX_MESSAGE_BYTES + 16 * 1024) {
+                throw new MongoServerError(10334, "BSONObjectTooLarge", "A message has 8 MiB at most, a document 4 MiB");
+            }
+            Document request = message.getDocument();
+            String command = request.keySet().iterator().next();
+            if (command.equals("find") && !(request.get("batchSize") instanceof Number size && size.intValue() > 0)) {
+                request.put("batchSize", Integer.MAX_VALUE); // 0 is for the library's own reads: a result without end
+            }
+            if (READS.contains(command) || command.equals("aggregate") && !writes(request.get("pipeline"))) {
                 try {
                     return super.handleMessage(message);
+                } catch (OutOfMemoryError error) {
+                    throw Heap.exceeded();
                 } finally { // what was read may be of a command that is not committed yet
                     uncommitted.readLock().lock();
                     uncommitted.readLock().unlock();
@@ -151,9 +200,13 @@ public final class EmbeddedMongo {
             uncommitted.writeLock().lock();
             try {
                 return super.handleMessage(message);
+            } catch (OutOfMemoryError error) { // a document may be there without its key in an index
+                System.err.println("No memory for a command: " + command);
+                Runtime.getRuntime().halt(1);
+                throw error;
             } finally {
                 try {
-                    makeDurable();
+                    makeDurable(getMvStore());
                 } finally {
                     endIfFailed(); // before those who wait may go on
                     uncommitted.writeLock().unlock();
@@ -161,12 +214,19 @@ public final class EmbeddedMongo {
             }
         }
 
-        private void makeDurable() {
-            MVStore store = getMvStore();
-            if (!store.isClosed()) {
-                store.commit(); // hands over to H2's writer threads,
-                store.executeFilestoreOperation(() -> { }); // and this waits for them
+        @Override
+        public Document handleCommand(Channel channel, String database, String command, Document query) {
+            String known = command.equals("hello") ? "isMaster" : command;
+            Document reply = super.handleCommand(channel, database, known, query);
+            if (reply.containsKey("maxBsonObjectSize")) {
+                reply.append("maxBsonObjectSize", MAX_DOCUMENT_BYTES).append("isWritablePrimary", true);
+                reply.append("maxMessageSizeBytes", MAX_MESSAGE_BYTES);
             }
+            return reply;
+        }
+
+        private static boolean writes(Object pipeline) {
+            return String.valueOf(pipeline).matches("(?s).*\\$(out|merge)\\b.*");
         }
 
         private void endIfFailed() {
@@ -202,10 +262,58 @@ public final class EmbeddedMongo {
                 return new Documents(this, name, options, data, getMvStore().openMap("meta." + full), cursorRegistry);
             }
 
+            /** The library computes a whole result first, and reads all documents whatever is matched. */
+            @Override
+            public Document handleCommand(
+                    Channel channel, String command, Document query, DatabaseResolver databases, Oplog oplog) {
+                MongoCollection<Object> collection =
+                    command.equals("aggregate") ? resolveCollection(query.get(command).toString(), false) : null;
+                if (collection == null) {
+                    return super.handleCommand(channel, command, query, databases, oplog);
+                }
+                List<Document> stages = Aggregation.parse(query.get("pipeline"));
+                Document first = stages.isEmpty() ? new Document() : stages.get(0);
+                Stream<Document> documents;
+                if (first.containsKey("$changeStream")) {
+                    throw new MongoServerError(115, "CommandNotSupported", "The embedded server has no change streams");
+                } else if (first.containsKey("$collStats")) {
+                    documents = Stream.of(statistics(collection));
+                    stages = stages.subList(1, stages.size());
+                } else if (first.get("$match") instanceof Document filter) {
+                    documents = collection.handleQueryAsStream(filter);
+                } else if (first.get("$sample") instanceof Document sample && sample.get("size") instanceof Number n) {
+                    documents = ((Documents) collection).sample(n.intValue());
+                } else {
+                    documents = collection.queryAllAsStream();
+                }
+                Aggregation aggregation = Aggregation.fromPipeline(stages, databases, this, collection, oplog);
+                aggregation.validate(query);
+                Object size = query.get("cursor") instanceof Document cursor ? cursor.get("batchSize") : null;
+                int batchSize = size instanceof Number number ? number.intValue() : 0;
+                Results results =
+                    new Results(aggregation.runStagesAsStream(documents).iterator(), 0, batchSize, cursorRegistry);
+                Document reply = new Document("firstBatch", results.collectDocuments());
+                reply.append("id", results.getCursorId()).append("ns", collection.getFullName());
+                return new Document("cursor", reply).append("ok", 1.0);
+            }
+
+            private static Document statistics(MongoCollection<?> collection) {
+                Document found = new Document("ns", collection.getFullName()).append("count", collection.count());
+                return found.append("storageStats", collection.getStats());
+            }
+
             private MVMap<KeyValue, Object> openIndex(String collection, String index) {
                 return getMvStore().openMap(
                     getFullCollectionNamespace(collection) + "._index_" + index,
                     new MVMap.Builder<KeyValue, Object>().keyType(new KeyType()));
+            }
+
+            /** An answer is found by its UUID without one, and each further index costs a quarter of the inserts. */
+            @Override
+            protected void addIndex(Document index) {
+                if (!ANSWERS.equals(index.get("ns")) || !((Document) index.get("key")).containsKey("UUID")) {
+                    super.addIndex(index);
+                }
             }
 
             @Override
@@ -226,7 +334,8 @@ public final class EmbeddedMongo {
     /** A collection in order of insertion: a batch with random UUIDs fills a few new pages and rewrites no old ones. */
     private static final class Documents extends H2Collection {
         private final MVMap<Object, Document> data;
-        private long next;
+        private volatile long next;
+        private int uncommittedBytes;
 
         Documents(
                 MongoDatabase database, String name, CollectionOptions options,
@@ -238,48 +347,325 @@ public final class EmbeddedMongo {
 
         @Override
         protected Object addDocumentInternal(Document document) {
+            commitBehind(document);
             data.put(next, document);
             return next++;
+        }
+
+        @Override
+        protected void handleUpdate(Object position, Document oldDocument, Document newDocument) {
+            super.handleUpdate(position, oldDocument, newDocument);
+            commitBehind(newDocument);
+        }
+
+        @Override
+        public void removeDocument(Document document) {
+            super.removeDocument(document);
+            commitBehind(document);
+        }
+
+        /** H2 writes in the background: the changes of one command must not fill the heap. */
+        private void commitBehind(Document changed) {
+            uncommittedBytes += heapBytes(changed);
+            if (uncommittedBytes > MAX_UNCOMMITTED_BYTES) {
+                uncommittedBytes = 0;
+                makeDurable(data.getStore());
+            }
         }
 
         /** For aggregations, so also for count_documents: the library would first hold all documents in memory. */
         @Override
         public Stream<Document> queryAllAsStream() {
-            return data.values().stream();
+            return scan(0, false).peek(new Heap());
         }
 
-        /** Newest first by `$natural` reads from the end; a sort with a limit holds no more than the limit. */
+        Stream<Document> sample(int size) {
+            if (size >= data.sizeAsLong()) {
+                return queryAllAsStream();
+            }
+            Stream<Long> places = new Random().longs(0, data.sizeAsLong()).distinct().limit(size).boxed();
+            return places.map(place -> data.get(data.getKey(place))).filter(Objects::nonNull).peek(new Heap());
+        }
+
+        private Stream<Document> scan(long from, boolean newestFirst) {
+            Iterable<Document> scan = () -> new Scan(data, from, newestFirst ? 0 : next - 1, newestFirst);
+            return StreamSupport.stream(scan.spliterator(), false);
+        }
+
+        /** By `_id`, too, where the query has more than that. */
+        @Override
+        protected QueryResult queryDocuments(
+                Document query, Document orderBy, int skip, int limit, int batchSize, Document fields) {
+            String field = !query.containsKey("_id") && getFullName().equals(ANSWERS) ? "UUID" : "_id";
+            Document byId = new Document("_id", query.get(field));
+            for (Index<Object> index : getIndexes()) {
+                if (byId.get("_id") != null && index.canHandle(byId)) {
+                    List<Object> positions = new ArrayList<>();
+                    index.getPositions(byId).forEach(positions::add);
+                    positions.sort(null); // of many, those in one page are next to each other
+                    Document rest = query.clone();
+                    if (query.get(field) instanceof Document) { // $in: the matcher would go through it each time
+                        rest.remove(field);
+                    }
+                    return matchDocuments(rest, positions, orderBy, skip, limit, batchSize, fields);
+                }
+            }
+            return super.queryDocuments(query, orderBy, skip, limit, batchSize, fields);
+        }
+
+        /** Newest first by `$natural` reads from the end; what a page skips is not read. */
         @Override
         protected QueryResult matchDocuments(
                 Document query, Document orderBy, int skip, int limit, int batchSize, Document fields) {
             boolean newestFirst = isNaturalDescending(orderBy);
-            DocumentComparator order = newestFirst ? null : deriveComparator(orderBy);
+            Comparator<Document> order = newestFirst ? null : deriveComparator(orderBy);
             boolean page = order == null && query.isEmpty() && skip > 0;
-            if (newestFirst || page) { // a page begins at its place: what is skipped is not read
-                long size = data.sizeAsLong();
-                if (page && skip >= size) {
+            long from = newestFirst ? next - 1 : 0;
+            if (page) {
+                Long key = (Long) data.getKey(newestFirst ? data.sizeAsLong() - 1 - skip : skip);
+                if (key == null) {
                     return new QueryResult();
                 }
-                Object from = page ? data.getKey(newestFirst ? size - 1 - skip : skip) : null;
-                Cursor<Object, Document> cursor = data.cursor(from, null, newestFirst);
-                Iterable<Object> positions = () -> cursor;
-                Stream<Document> found =
-                    StreamSupport.stream(positions.spliterator(), false).map(position -> cursor.getValue());
-                return matchDocumentsFromStream(found, query, null, page ? 0 : skip, limit, batchSize, fields);
+                from = key;
             }
-            if (order == null || limit <= 0) {
-                return super.matchDocuments(query, orderBy, skip, limit, batchSize, fields);
+            Stream<Document> found = scan(from, newestFirst);
+            return matchDocumentsFromStream(query, found, page ? 0 : skip, limit, batchSize, order, fields);
+        }
+
+        /** Reads as the result is used. A sort with a limit holds no more documents than that. */
+        @Override
+        protected QueryResult matchDocumentsFromStream(
+                Document query, Stream<Document> documents, int skip, int limit, int batchSize,
+                Comparator<Document> order, Document fields) {
+            Stream<Document> found = documents // null: deleted since its position was found
+                .filter(document -> document != null && documentMatchesQuery(document, query));
+            if (order != null || batchSize == 0) {
+                found = found.peek(new Heap());
             }
+            if (order != null) {
+                found = limit > 0 ? first(found, order, (long) skip + limit) : found.sorted(order);
+            }
+            found = found.skip(skip);
+            if (limit > 0) {
+                found = found.limit(limit);
+            }
+            if (fields != null && !fields.isEmpty()) { // by the library, whose projection is hidden
+                Document all = new Document();
+                found = found.map(document -> super.matchDocumentsFromStream(
+                    all, Stream.of(document), 0, 0, 0, null, fields).iterator().next());
+            }
+            if (batchSize > 0) {
+                return new Results(found.iterator(), limit, batchSize, cursorRegistry);
+            }
+            // An update changes the document that it gets here, while others read the stored one.
+            return new QueryResult(found.map(Document::clone)::iterator);
+        }
+
+        private static Stream<Document> first(Stream<Document> documents, Comparator<Document> order, long count) {
             PriorityQueue<Document> first = new PriorityQueue<>(order.reversed());
-            for (Document document : data.values()) {
-                if (documentMatchesQuery(document, query)) {
-                    first.add(document);
-                    if (first.size() > skip + limit) {
-                        first.poll();
+            documents.forEach(document -> {
+                first.add(document);
+                if (first.size() > count) {
+                    first.poll();
+                }
+            });
+            return first.stream().sorted(order);
+        }
+
+        @Override
+        public Document handleDistinct(Document query) {
+            Document values = super.handleDistinct(query);
+            Heap.checkReply(values);
+            return values;
+        }
+    }
+
+    /**
+     * Documents from one position to another, as they are when they are reached. H2's cursor reads the version that it
+     * began with; where compaction has taken that away ("Chunk not found"), it goes on with the present one.
+     */
+    private static final class Scan implements Iterator<Document> {
+        private static final int MAX_TRIES = 10;
+        private final MVMap<Object, Document> data;
+        private final long to;
+        private final boolean newestFirst;
+        private long from;
+        private Cursor<Object, Document> cursor;
+
+        Scan(MVMap<Object, Document> data, long from, long to, boolean newestFirst) {
+            this.data = data;
+            this.from = from;
+            this.to = to;
+            this.newestFirst = newestFirst;
+        }
+
+        @Override
+        public boolean hasNext() {
+            if (newestFirst ? from < to : from > to) {
+                return false;
+            }
+            for (int tries = 1; ; tries++) {
+                try {
+                    if (cursor == null) {
+                        cursor = data.cursor(from, to, newestFirst);
+                    }
+                    return cursor.hasNext();
+                } catch (MVStoreException error) {
+                    if (tries == MAX_TRIES) {
+                        throw error;
+                    }
+                    cursor = null;
+                }
+            }
+        }
+
+        @Override
+        public Document next() {
+            if (!hasNext()) {
+                throw new NoSuchElementException();
+            }
+            from = (Long) cursor.next() + (newestFirst ? -1 : 1);
+            return cursor.getValue();
+        }
+    }
+
+    /** A result that is read as its client fetches it; the library's cursors hold all of it. */
+    private static final class Results extends QueryResult implements de.bwaldvogel.mongo.backend.Cursor {
+        /** When each was used, the least recently used first. */
+        private static final Map<Long, Long> USED = Collections.synchronizedMap(new LinkedHashMap<>(16, 0.75f, true));
+        private static final long IDLE_NANOS = TimeUnit.SECONDS.toNanos(1);
+        private static volatile CursorRegistry registry;
+        private final Iterator<Document> documents;
+        private final int batchSize;
+        private final long id;
+        private int left;
+        private boolean done;
+
+        /** A limit or batch size of 0: none. */
+        Results(Iterator<Document> documents, int limit, int batchSize, CursorRegistry cursors) {
+            super(List.of());
+            this.documents = documents;
+            this.batchSize = batchSize;
+            left = limit;
+            registry = cursors;
+            id = cursors.generateCursorId();
+        }
+
+        @Override
+        public Iterator<Document> iterator() {
+            return collectDocuments().iterator();
+        }
+
+        @Override
+        public List<Document> collectDocuments() {
+            List<Document> batch = takeDocuments(batchSize);
+            if (!done) {
+                registry.add(this);
+                closeIdle(MAX_CURSORS, 0);
+            }
+            return batch;
+        }
+
+        @Override
+        public synchronized List<Document> takeDocuments(int size) {
+            List<Document> batch = new ArrayList<>();
+            for (long bytes = 0; !done && bytes < REPLY_BYTES && (size == 0 || batch.size() < size); ) {
+                if (!documents.hasNext()) {
+                    done = true;
+                    break;
+                }
+                Document document = documents.next();
+                bytes += Heap.checkReply(document);
+                batch.add(document);
+                done = --left == 0;
+            }
+            if (done) {
+                USED.remove(id);
+            } else {
+                USED.put(id, System.nanoTime());
+            }
+            return batch;
+        }
+
+        static void closeIdle(int keep, long nanos) {
+            synchronized (USED) {
+                Iterator<Map.Entry<Long, Long>> eldest = USED.entrySet().iterator();
+                while (USED.size() > keep && eldest.hasNext()) {
+                    Map.Entry<Long, Long> cursor = eldest.next();
+                    if (System.nanoTime() - cursor.getValue() >= nanos) {
+                        registry.remove((long) cursor.getKey());
+                        eldest.remove();
                     }
                 }
             }
-            return matchDocumentsFromStream(first.stream(), query, orderBy, skip, limit, batchSize, fields);
+        }
+
+        @Override
+        public long getId() {
+            return id;
+        }
+
+        @Override
+        public long getCursorId() {
+            return done ? 0 : id;
+        }
+
+        @Override
+        public boolean isEmpty() {
+            return done;
+        }
+    }
+
+    /**
+     * Sees the documents of a stream, and refuses the next one when the heap is full of what is in use: of a sort or a
+     * group over too many. What only passes through is garbage, and does not count.
+     */
+    private static final class Heap implements Consumer<Document> {
+        private static final int STEP_BYTES = 1024 * 1024;
+        private static final MemoryPoolMXBean OLD = ManagementFactory.getMemoryPoolMXBeans().stream()
+            .filter(pool -> pool.getType() == MemoryType.HEAP && pool.isUsageThresholdSupported()).findFirst().get();
+        private static final long LIMIT_BYTES = OLD.getUsage().getMax() / 4 * 3;
+
+        private long bytes;
+
+        @Override
+        public void accept(Document document) {
+            bytes += heapBytes(document);
+            if (bytes > STEP_BYTES) {
+                bytes = 0;
+                if (isFull() && isStillFull()) {
+                    throw exceeded();
+                }
+            }
+        }
+
+        /** As the last collection left it. */
+        private static boolean isFull() {
+            return OLD.getCollectionUsage().getUsed() > LIMIT_BYTES;
+        }
+
+        private static synchronized boolean isStillFull() {
+            System.gc();
+            if (isFull()) {
+                Results.closeIdle(0, Results.IDLE_NANOS);
+                System.gc();
+            }
+            return isFull();
+        }
+
+        static MongoServerError exceeded() {
+            return new MongoServerError(
+                146, "ExceededMemoryLimit", "This needs more memory than the embedded server has: add a limit or a filter, "
+                    + "or use a MongoDB of your own (MONGO_URI)");
+        }
+
+        /** The heap that the document takes; raises an error where no reply can hold it. */
+        static int checkReply(Document document) {
+            int bytes = heapBytes(document);
+            if (bytes > MAX_MESSAGE_BYTES && bsonOf(document).readableBytes() > MAX_MESSAGE_BYTES) {
+                throw new MongoServerError(10334, "BSONObjectTooLarge", "The result has a value of more than 8 MiB");
+            }
+            return bytes;
         }
     }
 
@@ -413,10 +799,22 @@ public final class EmbeddedMongo {
         }
     }
 
+    private static void makeDurable(MVStore store) {
+        if (!store.isClosed()) {
+            store.commit(); // hands over to H2's writer threads,
+            store.executeFilestoreOperation(() -> { }); // and this waits for them
+        }
+    }
+
     private static void encode(Map<String, ?> document, WriteBuffer out) {
+        ByteBuf bson = bsonOf(document);
+        out.putVarInt(bson.readableBytes()).put(bson.nioBuffer());
+    }
+
+    private static ByteBuf bsonOf(Map<String, ?> document) {
         ByteBuf bson = Unpooled.buffer(512);
         BsonEncoder.encodeDocument(document, bson);
-        out.putVarInt(bson.readableBytes()).put(bson.nioBuffer());
+        return bson;
     }
 
     private static Document decode(ByteBuffer in) {

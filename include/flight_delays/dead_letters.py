@@ -6,7 +6,6 @@ import datetime as dt
 import hashlib
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -42,42 +41,35 @@ def report(rejected: Documents, since: dt.datetime) -> dict[str, Any]:
 
     Returns `since`, `rejected` and `replayed` (counts) and `groups`; writes them into the log as a table.
     """
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, str], dict[str, Any]] = {}
     wanted = ["reason", "field", "UUID", "RejectedAt", "ReplayedAt"]
-    for document in rejected.find({"RejectedAt": {"$gte": since}}, wanted):
-        groups[str(document.get("reason")), document.get("field") or ""].append(document)
+    for document in rejected.find({"RejectedAt": {"$gte": since}}, wanted).sort("$natural", -1):
+        reason, field = str(document.get("reason")), document.get("field") or None
+        empty: dict[str, Any] = {"reason": reason, "field": field, "rejected": 0, "replayed": 0, "examples": []}
+        group = groups.setdefault((reason, field or ""), empty)
+        group["rejected"] += 1
+        group["replayed"] += "ReplayedAt" in document
+        newest = sorted([*group["examples"], document], key=lambda each: each["RejectedAt"], reverse=True)
+        group["examples"] = newest[:EXAMPLES]
+    for group in groups.values():
+        group["examples"] = [_example(rejected, document) for document in group["examples"]]
     summary = {
         "since": since.isoformat(timespec="seconds"),
-        "rejected": sum(map(len, groups.values())),
-        "replayed": sum("ReplayedAt" in document for found in groups.values() for document in found),
-        "groups": [
-            _group(rejected, *key, found) for key, found in sorted(groups.items(), key=lambda item: -len(item[1]))
-        ],
+        "rejected": sum(group["rejected"] for group in groups.values()),
+        "replayed": sum(group["replayed"] for group in groups.values()),
+        "groups": [group for _, group in sorted(groups.items(), key=lambda item: -item[1]["rejected"])],
     }
     log.info("%s", as_text(summary))
     return summary
 
 
-def _group(rejected: Documents, reason: str, field: str, found: list[dict[str, Any]]) -> dict[str, Any]:
-    newest = sorted(found, key=lambda document: document["RejectedAt"], reverse=True)[:EXAMPLES]
-    payloads = {
-        document["_id"]: document.get("payload")
-        for document in rejected.find({"_id": {"$in": [document["_id"] for document in newest]}}, ["payload"])
-    }
+def _example(rejected: Documents, document: dict[str, Any]) -> dict[str, Any]:
+    stored = rejected.find_one({"_id": document["_id"]}, ["payload"]) or {}
     return {
-        "reason": reason,
-        "field": field or None,
-        "rejected": len(found),
-        "replayed": sum("ReplayedAt" in document for document in found),
-        "examples": [
-            {
-                "id": document["_id"],
-                "UUID": document.get("UUID"),
-                "RejectedAt": document["RejectedAt"].isoformat(timespec="seconds"),
-                "payload": (payloads.get(document["_id"]) or "")[:500],
-            }
-            for document in newest
-        ],
+        "id": document["_id"],
+        "UUID": document.get("UUID"),
+        "RejectedAt": document["RejectedAt"].isoformat(timespec="seconds"),
+        "payload": (stored.get("payload") or "")[:500],
     }
 
 

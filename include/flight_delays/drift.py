@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +23,7 @@ log = logging.getLogger("flight_delays.drift")
 
 NUMBERS: Final = ("DepDelay", "Distance", "DayOfWeek")
 _SAMPLE: Final = 50_000
-"""So many flights of either side are looked at, at most."""
+"""Maximum number of flights of either side: the newest of those asked about, a random sample of those trained on."""
 
 
 class DriftError(DataError):
@@ -43,16 +42,16 @@ def report(
 ) -> dict[str, Any]:
     """Distances (see `quality.distances`) between the flights asked about and those of the champion's training.
 
-    Asked are the answers to people since then, the newest first, or all of a `replay`. Returns `model`, `asked` and
-    `trained` (numbers of flights), `distances`, and `unseen` (the share of flights with a value that training had
-    not), also logged as a table; `distances` is empty below `at_least` flights. Raises DriftError above `alarm`
-    (0: never), and DataError where no model serves that could be asked, or its training data are gone.
+    Asked are the answers to people since then, or those of a `replay`; the newest 50,000 of them. Returns `model`,
+    `asked` and `trained` (numbers of flights), `distances`, and `unseen` (the share of flights with a value that
+    training had not), also logged as a table; `distances` is empty below `at_least` flights. Raises DriftError above
+    `alarm` (0: never), and DataError where no model serves that could be asked, or its training data are gone.
     """
     import pandas as pd
 
     champion = registry.read_pointer(models).champion
     columns = [*NUMBERS, *NAMED]
-    asked = pd.DataFrame(islice(_asked(db, since, replay), _SAMPLE), columns=columns)
+    asked = pd.DataFrame(_asked(db, since, replay), columns=columns)
     found: dict[str, Any] = {"model": champion, "asked": len(asked), "distances": {}, "unseen": {}}
     if len(asked) < at_least:
         log.info("%d flights were asked about since %s: too few to judge (at least %d)", len(asked), since, at_least)
@@ -75,9 +74,9 @@ def report(
 def _asked(db: Database[dict[str, Any]], since: dt.datetime, replay: str | None) -> Iterator[dict[str, Any]]:
     wanted = dict.fromkeys([*NUMBERS, *NAMED, "PredictedAt"], 1)
     if replay:
-        yield from db[Collection.REPLAYS].find({"Replay": replay}, wanted)
+        yield from db[Collection.REPLAYS].find({"Replay": replay}, wanted).sort("$natural", -1).limit(_SAMPLE)
         return
-    for answer in db[Collection.RESPONSES].find({}, wanted).sort("$natural", -1):
+    for answer in db[Collection.RESPONSES].find({}, wanted).sort("$natural", -1).limit(_SAMPLE):
         if answer["PredictedAt"] < since:  # all further ones are older: natural order is that of insertion
             return
         yield answer

@@ -104,7 +104,7 @@ class Installation:
     @cached_property
     def supervisor(self) -> Supervisor:
         """The process manager's client."""
-        return Supervisor(self.settings, load_secrets(self.settings))
+        return Supervisor(self.settings)
 
     @cached_property
     def db(self) -> Any:

@@ -15,10 +15,11 @@ from flight_delays.errors import sentence
 from flight_delays.names import Action
 from flight_delays.settings import SettingsError, get_settings
 from flight_delays.sources import DataError, month_range
-from stack import console
-from stack.secrets import load_secrets
+from stack import console, state
+from stack.secrets import load_secrets, make_private
 from stack.services import BIN, airflow_environment, inherited_environment
 from stack.steps import StepFailedError, explain
+from stack.supervisor import Supervisor
 from stack.up import act, down, up
 
 
@@ -56,8 +57,14 @@ def main() -> None:  # noqa: PLR0912, PLR0915 - one branch a command
     commands.add_parser("clean", help="remove all state").add_argument("--yes", action="store_true")
     commands.add_parser("airflow", help="run Airflow's own command line").add_argument("rest", nargs=argparse.REMAINDER)
     options = parser.parse_args()
+    os.umask(0o077)
     try:
         settings = get_settings()
+        make_private(settings)
+        if Supervisor(settings).process() is not None:  # its ports count, not those of this command's environment
+            os.environ |= state.started_environment(settings)
+            get_settings.cache_clear()
+            settings = get_settings()
         match options.command:
             case "up":
                 up(settings, options.months)

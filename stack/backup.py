@@ -18,6 +18,8 @@ import gzip
 import io
 import json
 import os
+import posixpath
+import re
 import shutil
 import tarfile
 import time
@@ -32,7 +34,7 @@ from flight_delays.contract import DATABASE, Collection
 from flight_delays.settings import Settings
 from flight_delays.sources.download import sha256_of
 from stack import artifacts, state
-from stack.secrets import load_secrets
+from stack.secrets import load_secrets, read_secrets
 from stack.services import services
 from stack.steps import Step, StepFailedError, step
 from stack.supervisor import Supervisor
@@ -49,6 +51,7 @@ _PAGE = 100
 _STAGING, _REPLACED = ".restoring", ".replaced"
 _STAYS = {".lock", "backups", "logs", "run", UNFINISHED, _STAGING, _REPLACED}
 """In the home: no state, or not of one state."""
+_MEMBERS = re.compile(r"(backup|secrets|state)\.json\Z|(models|data/flight_records|mongo)(/|\Z)")
 _DUPLICATE_KEY = 11000
 
 
@@ -122,7 +125,6 @@ def restore(settings: Settings, source: Path, *, force: bool) -> None:
 
 
 def _pack(settings: Settings, db: Database[dict[str, Any]], archive: tarfile.TarFile, current: Step) -> None:
-    load_secrets(settings)  # makes them where there are none
     for name in ("secrets.json", "state.json"):
         if (settings.home / name).is_file():
             archive.add(settings.home / name, name)
@@ -183,7 +185,7 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _refuse_what_is_in_use(settings: Settings, *, force: bool) -> None:
-    if (settings.home / "secrets.json").is_file() and Supervisor(settings, load_secrets(settings)).running():
+    if Supervisor(settings).running():
         raise StepFailedError("the stack is running", hint="make down")
     found = {path.name for path in settings.home.iterdir()} - _STAYS
     if found - {"secrets.json"} and not (settings.home / UNFINISHED).exists() and not force:
@@ -202,7 +204,7 @@ def _unpack(settings: Settings, source: Path, staging: Path) -> dict[str, Any]:
                 while whole.read(1 << 20):
                     pass
             with tarfile.open(source) as archive:
-                archive.extractall(staging, filter="data")
+                archive.extractall(staging, filter=_known)  # noqa: S202 - the filter is stricter than "data"
             contents: dict[str, Any] = json.loads((staging / "backup.json").read_text())
         except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
             raise StepFailedError(
@@ -218,6 +220,7 @@ def _unpack(settings: Settings, source: Path, staging: Path) -> dict[str, Any]:
             (staging / "mongo").rename(staging / "dump")
         staged = _at(settings, staging)
         state.check(staged)
+        read_secrets(staging / "secrets.json", complete=True)
         for version in registry.versions(staged.models):
             registry.verify(staged.models, version)
         if champion := registry.read_pointer(staged.models).champion:
@@ -230,6 +233,14 @@ def _unpack(settings: Settings, source: Path, staging: Path) -> dict[str, Any]:
         shutil.rmtree(staging)
         raise
     return contents
+
+
+def _known(member: tarfile.TarInfo, target: str) -> tarfile.TarInfo:
+    """Lets a member of a backup pass, readable by this user only; raises TarError for any other, such as code."""
+    name = posixpath.normpath(member.name)
+    if not (member.isfile() or member.isdir()) or not _MEMBERS.match(name):
+        raise tarfile.TarError(f"{member.name} is no part of a backup")
+    return tarfile.data_filter(member, target).replace(mode=0o700 if member.isdir() else 0o600, deep=False)
 
 
 def _empty(db: Database[dict[str, Any]], *, force: bool) -> None:
@@ -311,7 +322,7 @@ def _at(settings: Settings, home: Path) -> Settings:
 def _mongo(settings: Settings, current: Step) -> Iterator[Database[dict[str, Any]]]:
     """The installation's database; its own MongoDB is started, and stopped again, where the stack does not run."""
     secrets = load_secrets(settings)
-    supervisor = Supervisor(settings, secrets)
+    supervisor = Supervisor(settings)
     started = [] if supervisor.running() else [each for each in services(settings, secrets) if each.name == "mongo"]
     if started:
         artifacts.fetch(settings)

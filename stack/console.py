@@ -30,7 +30,7 @@ from stack.supervisor import Supervisor
 def status(settings: Settings) -> None:
     """Prints processes, and how the predictor does. Raises StepFailedError where one is ill."""
     secrets = load_secrets(settings)
-    supervisor = Supervisor(settings, secrets)
+    supervisor = Supervisor(settings)
     if not supervisor.running():
         raise StepFailedError("the stack does not run", hint="make up")
     console = Console(highlight=False)
@@ -209,7 +209,7 @@ def restore(settings: Settings, path: Path, *, force: bool) -> None:
 
 def clean(settings: Settings, *, assume_yes: bool) -> None:
     """Removes all state of a stopped stack but its backups, after asking."""
-    if Supervisor(settings, load_secrets(settings)).running():
+    if Supervisor(settings).running():
         raise StepFailedError("the stack is running", hint="make down")
     if not assume_yes:
         answer = input(f"Remove all data, models, answers and passwords in {settings.home}? Its backups stay. [y/N] ")

@@ -1,4 +1,4 @@
-"""Passwords and keys of one installation, generated at its first start."""
+"""Passwords and keys of one installation, generated at its first start, and who may read its home."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import json
 import os
 import secrets
 import stat
+import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from flight_delays.settings import Settings
+from stack import state
+from stack.steps import StepFailedError
 
 
 def _token() -> str:
@@ -30,19 +33,65 @@ class Secrets:
     airflow_secret_key: str = field(default_factory=_token)
     airflow_jwt_secret: str = field(default_factory=_token)
     airflow_fernet_key: str = field(default_factory=_fernet_key)
-    supervisor_password: str = field(default_factory=_token)
+    spark_connect_token: str = field(default_factory=_token)  # since release 0.2.0: an older home has none
 
 
 def load_secrets(settings: Settings) -> Secrets:
-    """The secrets under `settings.home`; made, with mode 0600, where there are none yet."""
+    """The secrets under `settings.home`; generated, with mode 0600, for a new home.
+
+    Raises StepFailedError where the file is damaged, or missing in a home that has state.
+    """
     path = settings.home / "secrets.json"
+    if not path.exists():
+        if state.found_format(settings) is not None:
+            raise StepFailedError(
+                f"{path} with the passwords and keys of this state is missing",
+                hint=f"put it back from a backup, or have new ones generated: echo {{}} > {path}",
+            )
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = {}
+    else:
+        found = read_secrets(path)
+    names = {each.name for each in fields(Secrets)}
+    secrets = Secrets(**{name: value for name, value in found.items() if name in names})
+    if asdict(secrets) != found:
+        write_private(path, json.dumps(asdict(secrets), indent=2))
+    return secrets
+
+
+def read_secrets(path: Path, *, complete: bool = False) -> dict[str, str]:
+    """What the file holds. Raises StepFailedError where it is damaged or, if wanted, incomplete."""
     try:
-        return Secrets(**json.loads(path.read_text()))
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    made = Secrets()
-    write_private(path, json.dumps(asdict(made), indent=2))
-    return made
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict) or not all(value and isinstance(value, str) for value in found.values()):
+            raise ValueError("expected a JSON object of passwords and keys")
+    except (OSError, ValueError) as error:
+        raise StepFailedError(f"{path.name} is damaged: {error}", hint="put it back from a backup") from error
+    wanted = {each.name for each in fields(Secrets)} - {"spark_connect_token"}
+    if complete and (missing := wanted - found.keys()):
+        raise StepFailedError(f"{path.name} lacks {', '.join(sorted(missing))}", hint="take another backup")
+    return found
+
+
+def make_private(settings: Settings) -> None:
+    """Takes an existing home and its secrets from other users, and says so in a line each.
+
+    Raises StepFailedError where this user may not, or where the folder is everybody's, such as /tmp.
+    """
+    for path in (settings.home, settings.home / "secrets.json"):
+        with suppress(FileNotFoundError):
+            mode = path.stat().st_mode
+            if mode & 0o077:
+                own = "name a folder of your own: FLIGHTS_HOME=FOLDER"
+                if mode & stat.S_ISVTX:
+                    raise StepFailedError(f"{path} is a folder of all users", hint=own)
+                try:
+                    path.chmod(stat.S_IMODE(mode) & 0o700)
+                except PermissionError as error:
+                    raise StepFailedError(f"other users may read {path}, and it is not yours", hint=own) from error
+                print(
+                    f"Other users could read {path} (mode {stat.S_IMODE(mode):o}); now only you can.", file=sys.stderr
+                )
 
 
 def write_private(path: os.PathLike[str], text: str) -> None:

@@ -44,7 +44,7 @@ def services(settings: Settings, secrets: Secrets) -> list[Service]:
     return [
         *mongo,
         _kafka(settings),
-        _spark_connect(settings),
+        _spark_connect(settings, secrets),
         Service("sink", [sys.executable, "-m", "flight_delays.sink"], _sink_ready),
         Service(
             "web",
@@ -215,7 +215,7 @@ A slot costs nothing until it is used; so there are enough for a topic that gets
 """
 
 
-def _spark_connect(settings: Settings) -> Service:
+def _spark_connect(settings: Settings, secrets: Secrets) -> Service:
     folder = settings.home / "spark"
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
     conf = {
@@ -224,6 +224,7 @@ def _spark_connect(settings: Settings) -> Service:
         # A session without a call for an hour would end, and its query with it.
         "spark.connect.session.manager.defaultSessionTimeout": "-1",
         "spark.ui.port": str(settings.port_spark_ui),
+        "spark.ui.killEnabled": "false",  # any web page can send the GET that kills a job
         "spark.port.maxRetries": "0",
         "spark.log.level": "WARN",
         "spark.ui.showConsoleProgress": "false",
@@ -255,7 +256,7 @@ def _spark_connect(settings: Settings) -> Service:
         "spark-connect",
         ["sh", "-c", sweep + _quoted([*command, "spark-internal"])],
         _spark_connect_ready,
-        environment=spark_environment(),
+        environment={**spark_environment(), "SPARK_CONNECT_AUTHENTICATE_TOKEN": secrets.spark_connect_token},
         ports=("port_spark_connect", "port_spark_ui"),
     )
 
@@ -357,6 +358,8 @@ def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:
         "LOGGING__COLORED_CONSOLE_LOG": False,
         "CORE__DAGBAG_IMPORT_TIMEOUT": 120,  # on a busy machine
         "DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": 180,
+        "LOGGING__FILE_TASK_HANDLER_NEW_FILE_PERMISSIONS": "0o600",
+        "LOGGING__FILE_TASK_HANDLER_NEW_FOLDER_PERMISSIONS": "0o700",
         "DAG_PROCESSOR__PARSING_PROCESSES": 1,
         "DAG_PROCESSOR__REFRESH_INTERVAL": 60,
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 60,

@@ -104,8 +104,18 @@ def _release(settings: Settings) -> str:
 
 
 def remember_start(settings: Settings) -> None:
-    """Notes the code and the settings with which the services start."""
-    write_atomically(settings.home / "run" / "started.json", json.dumps(_fingerprints(settings)))
+    """Notes the code, the settings and the ports with which the services start."""
+    started = _fingerprints(settings) | {"environment": settings.environment}
+    write_atomically(settings.home / "run" / "started.json", json.dumps(started))
+
+
+def started_environment(settings: Settings) -> dict[str, str]:
+    """The variables by which a command finds the services that run; empty where release 0.1.0 started them."""
+    try:
+        started: dict[str, str] = json.loads((settings.home / "run" / "started.json").read_text())["environment"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return started
 
 
 def changed_since_start(settings: Settings) -> list[str]:

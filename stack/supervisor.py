@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import configparser
 import http.client
 import json
+import secrets
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from xmlrpc.client import Fault, ServerProxy
+from xmlrpc.client import Error, ServerProxy
+
+import psutil
 
 from flight_delays.settings import LOOPBACK, Settings
-from stack.secrets import Secrets, write_private
+from stack.secrets import write_private
 from stack.services import Service, inherited_environment
 
 LOG_BYTES = 5 * 1024 * 1024
@@ -21,13 +27,33 @@ STORES = ("kafka", "mongo")
 
 
 class Supervisor:
-    """The process manager of the installation under `settings.home`."""
+    """The process manager of the installation under `settings.home`, found by what its start left there.
 
-    def __init__(self, settings: Settings, secrets: Secrets) -> None:
+    So it is found whatever the settings of this command are, and its password goes to no other program.
+    """
+
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._password = secrets.supervisor_password
-        address = f"{LOOPBACK}:{settings.port_supervisor}"
-        self._rpc: Any = ServerProxy(f"http://flights:{self._password}@{address}/RPC2", allow_none=True).supervisor
+        self._run = settings.home / "run"
+        self._conf = self._run / "supervisord.conf"
+
+    @property
+    def _rpc(self) -> Any:
+        parser = configparser.RawConfigParser()
+        parser.read(self._conf, encoding="utf-8")
+        server = parser["inet_http_server"]
+        login = base64.b64encode(f"{server['username']}:{server['password']}".encode()).decode()
+        # Not in the URL, which the errors show.
+        headers = [("Authorization", f"Basic {login}")]
+        return ServerProxy(f"http://{server['port']}/RPC2", headers=headers, allow_none=True).supervisor
+
+    def process(self) -> psutil.Process | None:
+        """The process manager's process; None where it does not run."""
+        with suppress(OSError, ValueError, IndexError, psutil.Error):
+            found = psutil.Process(int((self._run / "supervisord.pid").read_text()))
+            if Path(found.cwd(), found.cmdline()[-1]) == self._conf:  # after a reboot the number may be anybody's
+                return found
+        return None
 
     @property
     def logs(self) -> Path:
@@ -35,34 +61,34 @@ class Supervisor:
         return self._settings.home / "logs"
 
     def running(self) -> bool:
-        """Whether the process manager answers. Raises RuntimeError where the port is somebody else's."""
+        """Whether the process manager runs and answers. Raises RuntimeError where it runs and does not answer."""
+        if (process := self.process()) is None:
+            return False
         try:
             return bool(self._rpc.getState()["statename"] == "RUNNING")
         except ConnectionError:
             return False
-        except (Fault, http.client.HTTPException, Exception) as error:
-            raise RuntimeError(
-                f"port {self._settings.port_supervisor} is taken by something that is not this stack's process manager "
-                f"({error}); move it with FLIGHTS_PORT_SUPERVISOR or all ports with FLIGHTS_PORT_OFFSET"
-            ) from error
+        except (Error, OSError, http.client.HTTPException) as error:
+            raise RuntimeError(f"the process manager (process {process.pid}) does not answer: {error}") from error
 
     def start(self, services: list[Service]) -> None:
         """Starts the process manager in the background, which starts the services with `autostart`."""
-        run = self._settings.home / "run"
-        run.mkdir(parents=True, exist_ok=True)
+        self._run.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(parents=True, exist_ok=True)
         starts = {each.name: {"command": each.command, "environment": each.environment} for each in services}
-        write_private(run / "services.json", json.dumps(starts))
-        write_private(run / "supervisord.conf", self._configuration(services))
+        write_private(self._run / "services.json", json.dumps(starts))
+        write_private(self._conf, self._configuration(services))
         command = [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "-c", "supervisord.conf"]
         environment = inherited_environment() | self._settings.environment
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=run, env=environment)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=self._run, env=environment, umask=0o077
+        )
         if done.returncode != 0:
             raise RuntimeError(f"the process manager did not start: {(done.stderr or done.stdout).strip()}")
         deadline = time.monotonic() + 60
         while not self.running():
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the process manager does not answer; see {run / 'supervisord.log'}")
+                raise RuntimeError(f"the process manager does not answer; see {self._run / 'supervisord.log'}")
             time.sleep(0.1)
 
     def stop(self) -> None:
@@ -76,8 +102,6 @@ class Supervisor:
             while any(self.states()[name]["pid"] for name in group):
                 time.sleep(0.1)
         self._rpc.shutdown()
-        import psutil
-
         try:
             psutil.Process(pid).wait(timeout=90)
         except psutil.NoSuchProcess:
@@ -115,11 +139,12 @@ pidfile = supervisord.pid
 childlogdir = ../logs
 minfds = 1024
 identifier = flight-delays
+umask = 077
 
 [inet_http_server]
 port = {LOOPBACK}:{self._settings.port_supervisor}
 username = flights
-password = {self._password}
+password = {secrets.token_urlsafe(32)}
 
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -43,7 +43,7 @@ def up(settings: Settings, months: str | None = None) -> None:
     with locked(settings):
         with step("state") as current:  # before anything else makes folders of the home
             secrets = load_secrets(settings)
-            supervisor = Supervisor(settings, secrets)
+            supervisor = Supervisor(settings)
             current.result = state.check(settings) if supervisor.running() else state.take_over(settings)
         with step("JVM artifacts") as current:
             current.say("fetching and checking")
@@ -73,15 +73,20 @@ def up(settings: Settings, months: str | None = None) -> None:
 def down(settings: Settings) -> None:
     """Stops every process of this installation; its state stays."""
     with locked(settings), step("stack") as current:
-        supervisor = Supervisor(settings, load_secrets(settings))
+        supervisor = Supervisor(settings)
         if not supervisor.running():
             current.result = "was not running"
             return
         current.say("stopping")
-        with suppress(httpx.HTTPError):  # an Airflow that does not answer keeps its schedule; the health check copes
+        missing = ""
+        try:
             AirflowApi(settings, load_secrets(settings)).pause(DagId.HEALTH)
+        except httpx.HTTPError:
+            pass  # an Airflow that does not answer keeps its schedule; the health check copes
+        except StepFailedError as error:
+            missing = f", but {error}"
         supervisor.stop()
-        current.result = "stopped; state stays in " + str(settings.home)
+        current.result = f"stopped; state stays in {settings.home}{missing}"
 
 
 def act(settings: Settings, action: str, version: str | None = None) -> None:

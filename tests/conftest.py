@@ -160,7 +160,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     settings = settings_in(tmp_path_factory.mktemp(ODD), 1_100)
     secrets = load_secrets(settings)
     artifacts.fetch(settings)
-    supervisor = Supervisor(settings, secrets)
+    supervisor = Supervisor(settings)
     found = Stack(settings, supervisor, secrets)
     supervisor.start([service for service in services(settings, secrets) if service.name in ("mongo", "kafka")])
     try:
@@ -267,7 +267,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The whole line as `make up` leaves it: Airflow has downloaded, trained (on half a year) and deployed."""
     settings = settings_in(tmp_path_factory.mktemp(ODD), 2_100)
     secrets = load_secrets(settings)
-    supervisor = Supervisor(settings, secrets)
+    supervisor = Supervisor(settings)
     try:
         up(settings, months="2013-07..2013-12")
         yield Stack(settings, supervisor, secrets)

@@ -8,6 +8,7 @@ use.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -209,7 +210,7 @@ class Settings(BaseSettings):
         set_field(self, "kafka_bootstrap", self.kafka_bootstrap or f"{LOOPBACK}:{self.port_kafka}")
         set_field(self, "mongo_uri", self.mongo_uri or f"mongodb://{LOOPBACK}:{self.port_mongo}/")
         set_field(self, "spark_ui_url", self.spark_ui_url or f"http://{LOOPBACK}:{self.port_spark_ui}")
-        set_field(self, "spark_connect_url", self.spark_connect_url or f"sc://{LOOPBACK}:{self.port_spark_connect}")
+        set_field(self, "spark_connect_url", self.spark_connect_url or self._embedded_spark_connect)
         return self
 
     @property
@@ -229,7 +230,12 @@ class Settings(BaseSettings):
     @property
     def environment(self) -> dict[str, str]:
         """The variables by which a process of its own finds this installation."""
-        return {"FLIGHTS_HOME": str(self.home), "FLIGHTS_PORT_OFFSET": str(self.port_offset)}
+        ports = [name for name in type(self).model_fields if name.startswith("port_") and name != "port_offset"]
+        return {
+            "FLIGHTS_HOME": str(self.home),
+            "FLIGHTS_PORT_OFFSET": str(self.port_offset),
+            **{_variable(name): str(getattr(self, name) - self.port_offset) for name in ports},
+        }
 
     @property
     def mongo_is_external(self) -> bool:
@@ -240,6 +246,21 @@ class Settings(BaseSettings):
     def kafka_is_external(self) -> bool:
         """Whether the user named brokers of their own (`FLIGHTS_KAFKA_BOOTSTRAP`)."""
         return self.kafka_bootstrap != f"{LOOPBACK}:{self.port_kafka}"
+
+    @property
+    def _embedded_spark_connect(self) -> str:
+        return f"sc://localhost:{self.port_spark_connect}"  # by this name alone, the client sends a token without TLS
+
+    @property
+    def spark_connect_token(self) -> str | None:
+        """What the embedded Spark Connect server asks for; None for another server, whose URL may name its own."""
+        if self.spark_connect_url != self._embedded_spark_connect:
+            return None
+        try:
+            found: str | None = json.loads((self.home / "secrets.json").read_text()).get("spark_connect_token")
+        except FileNotFoundError:
+            return None
+        return found
 
     @property
     def models(self) -> Path:

@@ -49,7 +49,7 @@ def main(target: Path) -> None:
         os.environ["FLIGHTS_TOPIC_RETENTION_DAYS"] = "36500"  # the test must find the messages in years to come
         settings = get_settings()
         secrets = load_secrets(settings)
-        supervisor = Supervisor(settings, secrets)
+        supervisor = Supervisor(settings)
         wanted = [service for service in services(settings, secrets) if not service.name.startswith("airflow")]
         supervisor.start(wanted)
         try:

@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from flight_delays.contract import RESPONSE_TOPIC
 from flight_delays.settings import PROJECT, Settings
 from stack import artifacts, state
-from stack.secrets import load_secrets
+from stack.secrets import Secrets, load_secrets
 from stack.services import services
 from stack.supervisor import Supervisor
 from tests.conftest import Stack
@@ -39,6 +39,14 @@ def unpack(settings: Settings) -> None:
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(settings.home, filter="data")
     Path(settings.home / "expected.json").unlink()
+    names = (
+        "airflow_password",
+        "airflow_secret_key",
+        "airflow_jwt_secret",
+        "airflow_fernet_key",
+        "supervisor_password",
+    )
+    (settings.home / "secrets.json").write_text(json.dumps({name: getattr(Secrets(), name, "old") for name in names}))
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ def running(settings: Settings) -> Iterator[Line]:
     state.take_over(settings)
     secrets = load_secrets(settings)
     artifacts.fetch(settings)
-    supervisor = Supervisor(settings, secrets)
+    supervisor = Supervisor(settings)
     wanted = [service for service in services(settings, secrets) if not service.name.startswith("airflow")]
     line = Line(settings, supervisor, secrets)
     supervisor.start(wanted)

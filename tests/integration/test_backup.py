@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
 import tarfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -32,7 +35,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     settings = settings_in(tmp_path_factory.mktemp("backup"), 4_000)
     unpack(settings)
     secrets = load_secrets(settings)
-    return Stack(settings, Supervisor(settings, secrets), secrets)
+    return Stack(settings, Supervisor(settings), secrets)
 
 
 def everything(stack: Stack) -> dict[str, Any]:
@@ -73,7 +76,9 @@ def test_a_backup_brings_everything_back(old: Stack, tmp_path: Path) -> None:
     assert not settings.models.exists()
     backup.restore(settings, path, force=False)
     assert everything(old) == before
-    assert (settings.home / "secrets.json").stat().st_mode & 0o777 == 0o600
+    for folder in ("secrets.json", "models", "data/flight_records"):
+        for path in [settings.home / folder, *(settings.home / folder).rglob("*")]:
+            assert path.stat().st_mode & 0o077 == 0, path
 
     with running(settings) as stack:
         with pytest.raises(StepFailedError, match="running"):
@@ -130,6 +135,22 @@ def test_a_bad_backup_changes_nothing(old: Stack, tmp_path: Path) -> None:
         archive.add(good, "../escaped")
     with pytest.raises(StepFailedError, match="no whole backup"):
         backup.restore(old.settings, bad, force=True)
+    for name in ("airflow/config/airflow_local_settings.py", "models/../airflow/webserver_config.py", "run/x.conf"):
+        with tarfile.open(good) as whole, tarfile.open(bad, "w:gz") as changed:
+            changed.addfile(tarfile.TarInfo(name))
+            for member in whole:
+                changed.addfile(member, whole.extractfile(member))
+        with pytest.raises(StepFailedError, match="is no part of a backup"):
+            backup.restore(old.settings, bad, force=True)
+    for secrets in (b"{}", json.dumps(asdict(old.secrets) | {"airflow_fernet_key": ""}).encode()):
+        with tarfile.open(good) as whole, tarfile.open(bad, "w:gz") as changed:
+            for member in whole:
+                content = whole.extractfile(member)
+                if member.name == "secrets.json":
+                    member.size, content = len(secrets), io.BytesIO(secrets)
+                changed.addfile(member, content)
+        with pytest.raises(StepFailedError, match=r"secrets\.json"):
+            backup.restore(old.settings, bad, force=True)
     with pytest.raises(StepFailedError, match="no whole backup"):
         backup.restore(old.settings, tmp_path / "missing.tar.gz", force=True)
     assert everything(old) == before

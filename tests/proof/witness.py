@@ -174,7 +174,7 @@ from pyspark.sql import SparkSession
 from flight_delays import registry
 from spark_jobs import streaming_predictor as job
 given = json.load(sys.stdin)
-spark = SparkSession.builder.remote(given["connect"] + "/;user_id=proof").getOrCreate()
+spark = SparkSession.builder.remote(given["connect"]).getOrCreate()
 job.configure(spark)
 requests = (spark.read.format("kafka").option("kafka.bootstrap.servers", given["kafka"])
     .option("subscribe", given["topic"]).option("startingOffsets", "earliest").load())
@@ -190,7 +190,7 @@ spark.stop()
 def batch_answers(settings: Settings, versions: set[str]) -> dict[str, dict[str, dict[str, Any]]]:
     """What each model version says in a batch job to all requests on the topic: version -> UUID -> answer."""
     given = {
-        "connect": settings.spark_connect_url,
+        "connect": f"{settings.spark_connect_url}/;user_id=proof;token={settings.spark_connect_token}",
         "kafka": settings.kafka_bootstrap,
         "models": str(settings.models),
         "topic": REQUEST_TOPIC,

@@ -5,21 +5,28 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from flight_delays.settings import LOOPBACK, Settings
+from flight_delays.settings import LOOPBACK, PROJECT, Settings
 from stack import bootstrap, state
 from stack.secrets import Secrets, load_secrets
-from stack.services import airflow_environment, services
+from stack.services import Service, airflow_environment, services
 from stack.steps import Step, StepFailedError, explain, step
+from stack.supervisor import Supervisor
 from stack.up import check_ports, running_already
+from tests.conftest import settings_in
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path, port_offset=5_000)  # below the ports of outgoing connections
+    return settings_in(tmp_path, 5_000)  # below the ports of outgoing connections
 
 
 def test_an_offset_moves_every_port(tmp_path: Path) -> None:
@@ -64,6 +71,111 @@ def test_secrets_are_made_once_and_private(settings: Settings) -> None:
     assert Secrets() != first
     values = json.loads((settings.home / "secrets.json").read_text()).values()
     assert len(set(values)) == len(list(values))
+
+
+def test_secrets_that_are_missing_are_not_replaced_without_being_asked(settings: Settings) -> None:
+    path = settings.home / "secrets.json"
+    first = load_secrets(settings)
+    path.unlink()
+    state.take_over(settings)
+    with pytest.raises(StepFailedError, match=r"secrets\.json .* is missing") as caught:
+        load_secrets(settings)
+    assert not path.exists()
+    assert "backup" in caught.value.hint
+    path.write_text("{}")  # as the hint says
+    assert load_secrets(settings) != first
+    assert load_secrets(settings) == load_secrets(settings)
+    for damaged in ("", "[]", '{"airflow_password": null}'):
+        path.write_text(damaged)
+        with pytest.raises(StepFailedError, match="damaged"):
+            load_secrets(settings)
+
+
+def test_a_home_of_an_older_release_gets_what_it_lacks(settings: Settings) -> None:
+    old = {"airflow_password": "a", "airflow_secret_key": "b", "airflow_jwt_secret": "c", "airflow_fernet_key": "d"}
+    (settings.home / "secrets.json").write_text(json.dumps(old | {"supervisor_password": "e"}))
+    state.take_over(settings)
+    assert load_secrets(settings).airflow_password == old["airflow_password"]
+    assert settings.spark_connect_token == load_secrets(settings).spark_connect_token
+
+
+def make(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`make` with the settings of a person who knows the home alone."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("FLIGHTS_")}
+    command = [sys.executable, "-m", "stack", *arguments]
+    environment = ours | {"FLIGHTS_HOME": str(home)}
+    return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_home_that_others_can_read_is_made_private_and_that_is_said(settings: Settings) -> None:
+    load_secrets(settings)
+    paths = [settings.home, settings.home / "secrets.json"]
+    paths[0].chmod(0o755)
+    paths[1].chmod(0o644)
+    done = make(settings.home, "models")
+    assert [path.stat().st_mode & 0o777 for path in paths] == [0o700, 0o600]
+    assert [line.split(" (")[0] for line in done.stderr.splitlines()] == [f"Other users could read {p}" for p in paths]
+    assert make(settings.home, "models").stderr == ""
+    settings.home.chmod(0o1777)
+    assert "FLIGHTS_HOME" in make(settings.home, "models").stderr
+    assert settings.home.stat().st_mode & 0o7777 == 0o1777
+
+
+@pytest.fixture
+def sleeper(settings: Settings) -> Iterator[Supervisor]:
+    """A process manager with one service, which sleeps, and writes a file first."""
+    load_secrets(settings)
+    state.take_over(settings)
+    supervisor = Supervisor(settings)
+    command = ["sh", "-c", f"touch {settings.home}/made; exec sleep 600"]
+    supervisor.start([Service("sleeper", command, lambda _: None)])
+    state.remember_start(settings)
+    yield supervisor
+    if supervisor.running():
+        supervisor.stop()
+
+
+def test_commands_find_the_stack_by_its_home_and_tell_strangers_nothing(
+    settings: Settings, sleeper: Supervisor
+) -> None:
+    process = sleeper.process()
+    assert process is not None
+    with socket.socket() as stranger:  # it has the port that a command without the offset has in mind
+        stranger.bind((LOOPBACK, 0))
+        stranger.listen()
+        stranger.settimeout(0.2)
+        port = stranger.getsockname()[1]
+        os.environ["FLIGHTS_PORT_SUPERVISOR"] = str(port)
+        try:
+            assert Supervisor(Settings(home=settings.home)).states()["sleeper"]["statename"] in ("STARTING", "RUNNING")
+            assert not Supervisor(Settings(home=settings.home / "other")).running()
+        finally:
+            del os.environ["FLIGHTS_PORT_SUPERVISOR"]
+        with pytest.raises(TimeoutError):
+            stranger.accept()
+    asked = make(settings.home, "topics")
+    assert f":{settings.port_kafka}" in asked.stderr, "it asks Kafka at the port of the stack that runs"
+    (settings.home / "secrets.json").unlink()
+    done = make(settings.home, "down")
+    assert done.returncode == 0, done.stderr
+    assert "secrets.json" in done.stdout
+    assert not process.is_running()
+
+
+def test_what_services_write_is_their_owners(settings: Settings, sleeper: Supervisor) -> None:
+    deadline = time.monotonic() + 30
+    while not (settings.home / "made").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for name in ("made", "logs/sleeper.log", "run/supervisord.log"):
+        assert (settings.home / name).stat().st_mode & 0o077 == 0, name
+
+
+def test_no_secret_is_in_what_the_process_manager_may_show(settings: Settings) -> None:
+    """Of a bad line in its configuration it prints the value, and its own password is another one at each start."""
+    secrets = load_secrets(settings)
+    shown = Supervisor(settings)._configuration(services(settings, secrets))
+    assert not [name for name, secret in asdict(secrets).items() if secret in shown]
 
 
 def test_airflow_gets_the_stacks_own_addresses(settings: Settings) -> None:

@@ -9,6 +9,7 @@ import logging
 import re
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -42,18 +43,36 @@ class SlotsError(PredictorError):
 
 
 def ping(settings: Settings) -> None:
-    """Raises PredictorError where the Spark Connect server does not answer within 5 s, or nobody listens there."""
+    """Raises PredictorError where the Spark Connect server does not answer within 5 s, or refuses the token."""
     import grpc
+    from pyspark.sql.connect.client import DefaultChannelBuilder
+    from pyspark.sql.connect.proto import ReleaseSessionRequest, SparkConnectServiceStub
 
     address = _address(settings)
     silent = PredictorError(f"the Spark Connect server does not answer at {address} (FLIGHTS_SPARK_CONNECT_URL)")
     if not listens(settings):
         raise silent
-    with grpc.insecure_channel(address) as channel:
+    with DefaultChannelBuilder(_url(settings)).toChannel() as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=5)
+            # Only a call shows whether the token is accepted. This one releases a session that does not exist, and
+            # leaves nothing behind on the server.
+            call = ReleaseSessionRequest(session_id=str(uuid.uuid4()), allow_reconnect=True)
+            call.user_context.user_id = SPARK_USER
+            SparkConnectServiceStub(channel).ReleaseSession(call, timeout=5)
         except grpc.FutureTimeoutError as error:
             raise silent from error
+        except grpc.RpcError as error:
+            raise PredictorError(f"the Spark Connect server at {address} says: {error.details()}") from error
+
+
+def _url(settings: Settings, **parameters: str) -> str:
+    """The server's address with these parameters and, for the embedded one, its token: not for messages."""
+    if token := settings.spark_connect_token:
+        parameters["token"] = token
+    url = settings.spark_connect_url.rstrip("/;")
+    url = url if "/;" in url else url + "/"
+    return ";".join([url, *(f"{name}={value}" for name, value in parameters.items())])
 
 
 def listens(settings: Settings) -> bool:
@@ -67,7 +86,7 @@ def listens(settings: Settings) -> bool:
 
 
 def _address(settings: Settings) -> str:
-    return urlsplit(settings.spark_connect_url).netloc
+    return urlsplit(settings.spark_connect_url).netloc  # what follows may hold a token
 
 
 def await_server(settings: Settings, seconds: float = 60) -> None:
@@ -181,17 +200,15 @@ def _session(settings: Settings, session_id: str) -> Iterator[SparkSession]:
     from pyspark.sql import SparkSession
     from pyspark.sql.connect.client.retries import DefaultPolicy
 
-    url = f"{settings.spark_connect_url}/;user_id={SPARK_USER};session_id={session_id}"
     session: Any = None
     ping(settings)
     try:
+        url = _url(settings, user_id=SPARK_USER, session_id=session_id)
         session = SparkSession.builder.remote(url).create()
         session.client.set_retry_policies([DefaultPolicy(max_retries=6)])  # by default it tries for 10 minutes
         yield session
     except SparkConnectGrpcException as error:
-        raise PredictorError(
-            f"the Spark Connect server at {settings.spark_connect_url} says: {sentence(error)}"
-        ) from error
+        raise PredictorError(f"the Spark Connect server at {_address(settings)} says: {sentence(error)}") from error
     except SparkConnectException as error:
         raise PredictorError(f"Spark says: {sentence(error)}") from error
     finally:
@@ -206,7 +223,7 @@ def illness(settings: Settings, deployment: Deployment) -> str | None:
 
     gone = (
         f"the query of deployment {deployment.generation} is gone from the Spark Connect server at "
-        f"{settings.spark_connect_url}; a run of the DAG flight_delay_predictor starts it again"
+        f"{_address(settings)}; a run of the DAG flight_delay_predictor starts it again"
     )
     try:
         with _session(settings, deployment.session_id) as spark:

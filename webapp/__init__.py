@@ -5,6 +5,11 @@ Run it with `gunicorn --config webapp/gunicorn.conf.py "webapp:create_app()"`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
 from flask import Flask, Response, request
 
 from flight_delays.settings import Settings, get_settings
@@ -38,7 +43,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(scoreboard.blueprint)
     app.register_blueprint(status.blueprint)
     app.register_blueprint(health.blueprint)
-    app.before_request(_refuse_other_sites)
+    hosts = ("localhost", *settings.web_hosts.lower().split(","))
+    app.before_request(lambda: _refuse_other_sites(hosts))
     app.after_request(_add_headers)
     errors.register(app)
     if settings.web_rate_limit:
@@ -46,10 +52,31 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def _refuse_other_sites() -> None:
-    """No other site's page may submit in a visitor's name; clients that are no browsers do not send the header."""
-    if request.method == "POST" and request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
-        raise errors.ApiError(403, "cross_site", "Requests from pages of other sites are refused")
+def _refuse_other_sites(hosts: Sequence[str]) -> None:
+    """No other site's page may read an answer, or submit in a visitor's name.
+
+    It can do the first once its own name leads here (DNS rebinding), so names must be known; an address is none.
+    Clients that are no browsers send neither `Sec-Fetch-Site` nor `Origin`.
+    """
+    if not _is_known(request.host, hosts):
+        message = f"The web app does not know the host name {request.host}; its setting FLIGHTS_WEB_HOSTS accepts it"
+        raise errors.ApiError(403, "unknown_host", message, "Host")
+    if request.method == "POST":
+        origin = urlsplit(request.headers.get("Origin", "")).netloc
+        own = origin == request.host or _is_known(origin, hosts[1:], addresses=False)  # behind a proxy it may differ
+        site = request.headers.get("Sec-Fetch-Site", "same-origin" if own or "Origin" not in request.headers else "")
+        if site not in ("same-origin", "none"):
+            raise errors.ApiError(403, "cross_site", "Requests from pages of other sites are refused")
+
+
+def _is_known(netloc: str, hosts: Sequence[str], *, addresses: bool = True) -> bool:
+    try:
+        name = urlsplit(f"//{netloc}").hostname or ""
+    except ValueError:
+        return False
+    with suppress(ValueError):
+        return bool(ip_address(name)) and addresses
+    return any(name == host or (host.startswith(".") and name.endswith(host)) for host in hosts if host)
 
 
 def _add_headers(response: Response) -> Response:

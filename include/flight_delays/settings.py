@@ -70,6 +70,11 @@ class Settings(BaseSettings):
     port_offset: int = Field(default=0, ge=0, le=5_700, description="Added to every port below")
 
     web_bind: str = Field(default=LOOPBACK, description="Address on which the web app listens")
+    web_hosts: str = Field(
+        default="",
+        pattern=r"^(\.?[\w-]+(\.[\w-]+)*(,|$))*$",
+        description="Names, besides localhost, by which browsers reach the web app: name,.domain",
+    )
     port_web: int = Field(default=5000, description="Web app")
     port_airflow: int = Field(default=9090, description="Airflow's UI and API")
     port_airflow_execution: int = Field(default=9091, description="Airflow's API for its tasks")

@@ -16,6 +16,7 @@ from flight_delays.settings import Settings
 from webapp import create_app
 
 NOWHERE = "127.0.0.1:1"
+AWAY: dict[str, Any] = {"kafka_bootstrap": NOWHERE, "mongo_uri": f"mongodb://{NOWHERE}/"}
 
 
 @pytest.fixture(scope="session")
@@ -36,4 +37,4 @@ def client(app: Flask, mongo: Database[dict[str, Any]]) -> Iterator[FlaskClient]
 def away(tmp_path_factory: pytest.TempPathFactory) -> FlaskClient:
     """A client of an app whose Kafka and MongoDB are both away."""
     home = tmp_path_factory.mktemp("away")
-    return create_app(Settings(home=home, kafka_bootstrap=NOWHERE, mongo_uri=f"mongodb://{NOWHERE}/")).test_client()
+    return create_app(Settings(home=home, **AWAY)).test_client()

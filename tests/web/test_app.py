@@ -8,8 +8,10 @@ from uuid import uuid4
 
 import pytest
 from flask.testing import FlaskClient
+from pydantic import ValidationError
 
 from flight_delays.settings import Settings
+from tests.web.conftest import AWAY
 from tests.web.form import FORM, SUBMIT
 from webapp import create_app
 
@@ -69,10 +71,43 @@ def test_security_headers(away: FlaskClient, path: str) -> None:
     assert "Set-Cookie" not in headers
 
 
-def test_other_sites_cannot_submit(away: FlaskClient) -> None:
-    refused = away.post(SUBMIT, data={}, headers={"Sec-Fetch-Site": "cross-site"})
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Sec-Fetch-Site": "cross-site"}, "cross_site"),
+        ({"Sec-Fetch-Site": "same-site", "Origin": "http://localhost:8888"}, "cross_site"),
+        ({"Origin": "http://localhost:8888"}, "cross_site"),  # from a browser without Sec-Fetch-Site
+        ({"Origin": "https://evil.example"}, "cross_site"),
+        ({"Origin": "null"}, "cross_site"),  # from a page without an origin of its own
+        ({"Origin": "http://localhost:5000"}, "missing_field"),
+        ({"Origin": "null", "Sec-Fetch-Site": "same-origin"}, "missing_field"),  # our own form without JavaScript
+        ({"Sec-Fetch-Site": "none"}, "missing_field"),
+        ({}, "missing_field"),
+    ],
+)
+def test_other_sites_cannot_submit(headers: dict[str, str], code: str, away: FlaskClient) -> None:
+    refused = away.post(SUBMIT, data={}, headers={"Host": "localhost:5000", **headers})
 
-    assert (refused.status_code, refused.json["code"]) == (403, "cross_site")
+    assert refused.json["code"] == code
+
+
+def test_a_name_that_leads_here_is_not_enough(away: FlaskClient, tmp_path: Path) -> None:
+    """DNS rebinding: a stranger's page, whose name leads to 127.0.0.1, would be of the same origin as its answers."""
+    for host in ("evil.example:5000", "localhost.evil.example", "127.0.0.1.evil.example", "[", "a b"):
+        refused = away.get("/", headers={"Host": host})
+        assert (refused.status_code, refused.json["code"]) == (403, "unknown_host"), host
+        assert "FLIGHTS_WEB_HOSTS" in refused.json["message"]
+    for host in ("localhost:5000", "LOCALHOST", "127.0.0.1:5000", "192.168.1.7", "[::1]:5000"):
+        assert away.get("/nothing", headers={"Host": host}).status_code == 404, host
+    proxied = create_app(Settings(home=tmp_path, web_hosts="flights.example,.cloud.example", **AWAY)).test_client()
+    for host in ("flights.example", "5000-shell.cloud.example", "localhost"):
+        assert proxied.get("/nothing", headers={"Host": host}).status_code == 404, host
+    for host in ("more.flights.example", "cloud.example.evil.example", "notcloud.example"):
+        assert proxied.get("/nothing", headers={"Host": host}).status_code == 403, host
+    origin = {"Host": "localhost:5000", "Origin": "https://5000-shell.cloud.example"}
+    assert proxied.post(SUBMIT, data={}, headers=origin).json["code"] == "missing_field"
+    with pytest.raises(ValidationError, match="web_hosts"):
+        Settings(web_hosts="https://flights.example:443/")
 
 
 @pytest.mark.parametrize("wait", ["", "?wait=0.2", "?wait=30"])

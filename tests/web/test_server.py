@@ -28,8 +28,8 @@ pytestmark = pytest.mark.integration
 
 BODY = b"DepDelay=5&Carrier=AA&FlightDate=2016-12-25&Origin=ATL&Dest=SFO&FlightNum=1519"
 TYPE = b"Content-Type: application/x-www-form-urlencoded\r\n"
-POST = f"POST {SUBMIT} HTTP/1.1\r\nHost: x\r\n".encode() + TYPE
-GET = b"GET /nothing HTTP/1.1\r\nHost: x\r\n"
+POST = f"POST {SUBMIT} HTTP/1.1\r\nHost: localhost\r\n".encode() + TYPE
+GET = b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n"
 LENGTH = b"Content-Length: %d\r\n\r\n" % len(BODY)
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 CHUNKS = b"%x\r\n%s\r\n0\r\nA: b\r\n\r\n" % (len(BODY), BODY)
@@ -83,10 +83,10 @@ def accepted(url: str) -> bool:
         (b"\x16\x03\x01\x02\x00\r\n\r\n", 400, "malformed_http"),  # TLS
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "malformed_http"),
         (b"GET / HTTP/9.9\r\n\r\n", 400, "malformed_http"),
-        (b"GET /\nHost: x\n\n", 400, "malformed_http"),
+        (b"GET /\nHost: localhost\n\n", 400, "malformed_http"),
         (b"\r\n\r\n", 400, "malformed_http"),
-        (b"GET /\x00 HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed_http"),
-        (b"GET http://[ HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed_http"),
+        (b"GET /\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, "malformed_http"),
+        (b"GET http://[ HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, "malformed_http"),
         (GET + b"no colon\r\n\r\n", 400, "malformed_http"),
         (GET + b"A: \x00\r\n\r\n", 400, "malformed_http"),
         (GET + b"Host: y\r\n\r\n", 400, "malformed_http"),
@@ -113,7 +113,7 @@ def accepted(url: str) -> bool:
         (b"GET " + SUBMIT.encode() + b"/response/%0d%0aA:b HTTP/1.0\r\n\r\n", 400, "malformed_uuid"),
         (b"TRACE / HTTP/1.0\r\n\r\n", 405, "method_not_allowed"),
         (b"BREW /nothing HTTP/1.0\r\n\r\n", 404, "not_found"),
-        (b"CONNECT a:80 HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not_found"),
+        (b"CONNECT a:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", 404, "not_found"),
         (POST.replace(b"1.1", b"1.0") + b"\r\n" + BODY, 400, "missing_field"),  # no length, so no body
     ],
 )
@@ -187,7 +187,7 @@ def test_slow_clients_keep_nobody_out(url: str, sent: bytes) -> None:
 
 
 def test_clients_that_take_no_answer_keep_nobody_out(url: str) -> None:
-    asked = f"GET {FORM} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 500  # 11 MB of answers
+    asked = f"GET {FORM} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * 500  # 11 MB of answers
     with ExitStack() as connections:
         for _ in range(2 * THREADS):
             connection = connections.enter_context(connect(url))

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -20,6 +21,7 @@ from rich.text import Text
 from flight_delays import predictor, registry, store
 from flight_delays.contract import TOPICS
 from flight_delays.errors import sentence
+from flight_delays.printable import one_line, printable
 from flight_delays.settings import Settings
 from stack.secrets import load_secrets
 from stack.services import services
@@ -47,7 +49,8 @@ def status(settings: Settings) -> None:
             answer = f"ill: {sentence(error)}"
             ill.append(service.name)
         memory = f"{_memory(state['pid']) / 2**20:.0f} MiB" if state["pid"] else ""
-        table.add_row(service.name, f"{state['statename'].lower()}, {state['description']}", answer, memory)
+        process = f"{state['statename'].lower()}, {state['description']}"
+        table.add_row(service.name, _text(process), _text(answer), memory)
     console.print(table)
     console.print(f"memory in all: {_memory(supervisor.pid()) / 2**20:.0f} MiB (proportional set size)")
     ill += predictor_status(settings, console)
@@ -62,19 +65,23 @@ def predictor_status(settings: Settings, console: Console) -> list[str]:
     found = predictor.status(settings)
     table = Table(title="Predictor", title_justify="left", show_header=False)
     for row in predictor.rows(found):
-        table.add_row(*row)
+        table.add_row(*map(_text, row))
     console.print(table)
     if found.events:
         table = Table("when (UTC)", "what", "took", "why", title="What happened to it", title_justify="left")
         for event in found.events[:5]:
             when = f"{event.At.astimezone(dt.UTC):%m-%d %H:%M:%S}"
-            table.add_row(when, event.Kind.value.replace("_", " "), f"{event.Seconds:.1f} s", Text(event.Reason))
+            table.add_row(when, event.Kind.value.replace("_", " "), f"{event.Seconds:.1f} s", _text(event.Reason))
         console.print(table)
     for problem in found.problems:
-        console.print(f"predictor: {problem}", style="red", markup=False)
+        console.print(_text(f"predictor: {problem}"), style="red")
     if found.condition is predictor.Condition.STOPPED:
         console.print(f"A person stopped it; it starts with: {START}", markup=False)
     return [] if found.healthy or found.condition is predictor.Condition.ABSENT else ["predictor"]
+
+
+def _text(text: str) -> Text:
+    return Text(printable(text))
 
 
 def _memory(pid: int) -> int:
@@ -97,7 +104,7 @@ def models(settings: Settings) -> None:
     console = Console(highlight=False)  # no table: at 80 columns its cells would cut the names and the reasons
     pointer = registry.read_pointer(settings.models)
     for version in registry.versions(settings.models):
-        console.print(Text(version, style="bold"))
+        console.print(_text(version), style="bold")
         try:
             metadata = registry.load_metadata(settings.models, version)
             verdict = registry.read_verdict(settings.models, version)
@@ -112,7 +119,7 @@ def models(settings: Settings) -> None:
                 f"trained {metadata.trained_at.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC",
             ]
         for line in lines:
-            console.print(Padding(Text(line), (0, 0, 0, 2)))
+            console.print(Padding(_text(line), (0, 0, 0, 2)))
 
 
 def _why(version: str, pointer: registry.Pointer, verdict: registry.Verdict | None) -> str:
@@ -161,7 +168,7 @@ def listen(settings: Settings) -> None:
         while True:
             message = consumer.poll(1)
             if message is not None and message.error() is None:
-                value = (message.value() or b"").decode(errors="replace")
+                value = one_line((message.value() or b"").decode(errors="replace"))
                 print(f"{message.topic()}[{message.partition()}]@{message.offset()} {value}", flush=True)
     except KeyboardInterrupt:
         pass
@@ -172,10 +179,10 @@ def listen(settings: Settings) -> None:
 def predictions(settings: Settings, count: int) -> None:
     """Prints the last answers, newest first, a JSON document a line."""
     for document in store.last_predictions(store.connect(settings), count):
-        print(json.dumps(document, default=_text))
+        print(json.dumps(document, default=_as_json))
 
 
-def _text(value: Any) -> str:
+def _as_json(value: Any) -> str:
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
@@ -186,7 +193,12 @@ def logs(settings: Settings, service: str | None) -> None:
         raise StepFailedError(
             f"there is no log of {service or 'any service'} in {settings.home / 'logs'}", hint="make up"
         )
-    os.execvp("tail", ["tail", "-n", "30", "-F", *map(str, files)])
+    with subprocess.Popen(["tail", "-n", "30", "-F", *map(str, files)], stdout=subprocess.PIPE) as tail:
+        try:
+            for line in tail.stdout or ():
+                print(printable(line.decode(errors="replace").removesuffix("\n")), flush=True)
+        finally:
+            tail.terminate()
 
 
 def backup(settings: Settings, path: Path | None) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flight_delays.errors import sentence
+from flight_delays.printable import one_line, printable
 
 TAIL_LINES = 15
 START = "make predictor ACTION=start"
@@ -52,6 +53,7 @@ class Step:
         return time.monotonic() - self._begin
 
     def _show(self, mark: str, state: str, *, end: str = "", always: bool = False) -> None:
+        state = one_line(state)
         line = f"{mark} {self._title:<22} {state:<60.60} {self.seconds:6.1f} s"
         if self._live:
             print(f"\r\x1b[K{line}", end=end, flush=True)
@@ -86,4 +88,4 @@ def explain(error: StepFailedError) -> str:
         parts.append(f"\nThe last lines of {error.log}:\n" + "\n".join(f"  | {line}" for line in tail))
     if error.hint:
         parts.append(f"\nWhat to do: {error.hint}")
-    return "\n".join(parts)
+    return printable("\n".join(parts))

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
 
+from flight_delays.printable import finalize
 from flight_delays.settings import Settings, get_settings
 from webapp import errors, health, predictions, rate_limit, scoreboard, status
 from webapp.services import Services
@@ -35,6 +36,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     """The application; it connects to Kafka and MongoDB at the first request, so after gunicorn's fork."""
     app = Flask(__name__)
     app.url_map.merge_slashes = False  # `//` is an unknown path: the redirect fails, status 500, on an odd query
+    app.jinja_options = {**app.jinja_options, "finalize": finalize}
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider, which is in use
     settings = settings or get_settings()

@@ -1,7 +1,11 @@
 """gunicorn's configuration: `gunicorn --config webapp/gunicorn.conf.py "webapp:create_app()"`."""  # noqa: N999
 
+import logging
+
+from flight_delays.printable import log_to_stderr
 from flight_delays.settings import get_settings
 
+log_to_stderr(logging.WARNING)
 _settings = get_settings()
 
 bind = _settings.web_address

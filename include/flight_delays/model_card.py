@@ -8,6 +8,7 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from flight_delays.contract import BUCKETS
+from flight_delays.printable import finalize
 from flight_delays.registry import Metadata
 
 NAMES: Final = ("model_card.md", "model_card.html")
@@ -18,6 +19,7 @@ def write(folder: Path, metadata: Metadata) -> None:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=select_autoescape(["html"]),
+        finalize=finalize,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -43,6 +43,7 @@ from flight_delays.contract import (
     rejected_id,
 )
 from flight_delays.errors import sentence
+from flight_delays.printable import log_to_stderr
 from flight_delays.settings import Settings, get_settings
 from flight_delays.store import canary_id, connect, ensure_indexes, expire_canaries
 from flight_delays.topics import ensure_topics
@@ -472,7 +473,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="flight_delays.sink", description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="only ask whether a running sink reads all partitions")
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
+    log_to_stderr(logging.INFO)
     if options.check:
         try:
             check(get_settings())

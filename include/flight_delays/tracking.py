@@ -7,6 +7,7 @@ import os
 from typing import Final
 
 from flight_delays import model_card, registry
+from flight_delays.printable import printable
 from flight_delays.settings import Settings, get_settings
 
 EXPERIMENT: Final = "flight-delays"
@@ -29,7 +30,7 @@ def mirror(version: str) -> None:
     try:
         _mirror(settings, version)
     except Exception as error:  # noqa: BLE001 - whatever MLflow has to say, it is only a mirror
-        log.warning("MLflow at %s has no copy of model %s: %s", settings.mlflow_tracking_uri, version, error)
+        log.warning("MLflow (MLFLOW_TRACKING_URI) has no copy of model %s: %s", version, printable(error))
 
 
 def _mirror(settings: Settings, version: str) -> None:

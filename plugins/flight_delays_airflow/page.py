@@ -18,10 +18,11 @@ from jinja2 import Environment, FileSystemLoader
 
 from flight_delays import predictor, registry
 from flight_delays.names import DagId
+from flight_delays.printable import finalize
 from flight_delays.settings import get_settings
 
 _READ = Depends(requires_access_dag(method="GET", param_dag_id=DagId.PREDICTOR.value))
-_TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+_TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, finalize=finalize)
 
 app = FastAPI(title="Predictor", dependencies=[_READ], openapi_url=None)  # what FastAPI adds itself has no guard
 

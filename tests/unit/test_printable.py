@@ -1,0 +1,92 @@
+"""What others wrote is shown, and does nothing, wherever a person reads it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from flask import render_template_string
+from rich.console import Console
+
+from flight_delays import printable, store
+from flight_delays.predictor import Condition, Status
+from flight_delays.settings import PROJECT, Settings
+from stack import console
+from stack.steps import StepFailedError, explain, step
+from webapp import create_app
+
+EVIL = "\x1b]0;title\x07 \x1b[2J\x9b1A \r\x7f\u202egnp.exe\u2066 [red]mark[/red] \ud83d"
+ESCAPED = r"\x1b]0;title\x07 \x1b[2J\x9b1A \r\x7f\u202egnp.exe\u2066 [red]mark[/red] \ud83d"
+
+
+def test_controls_are_shown_and_text_is_kept() -> None:
+    assert printable.printable(EVIL) == ESCAPED
+    assert printable.printable("Zürich → 成田\n\tnext line") == "Zürich → 成田\n\tnext line"
+    assert printable.one_line("a\n2026-01-01 INFO all is well") == r"a\n2026-01-01 INFO all is well"
+    assert printable.printable("at mongodb://me:pass@host/?a=b") == "at mongodb://…@host/?a=b"
+
+
+def test_a_steps_failure_and_its_log_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "service.log"
+    log.write_text("\x1b]0;log\x07\n")
+    with pytest.raises(StepFailedError) as caught, step("odd", log=log):
+        raise StepFailedError(EVIL)
+    assert ESCAPED in explain(caught.value)
+    assert r"\x1b]0;log\x07" in explain(caught.value)
+    with step("odd") as current:
+        current.result = EVIL
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_make_status_and_predictions_show_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = Status(at="2026-01-01T00:00:00Z", condition=Condition.SILENT, failed={"m": EVIL}, problems=(EVIL,))  # type: ignore[arg-type]
+    monkeypatch.setattr(console.predictor, "status", lambda _: status)
+    out = io.StringIO()
+    console.predictor_status(Settings(), Console(file=out, width=400))
+    assert ESCAPED in out.getvalue()
+    assert not set("\x1b\x07\x9b\u202e") & set(out.getvalue())
+    monkeypatch.setattr(store, "connect", lambda _: None)
+    monkeypatch.setattr(store, "last_predictions", lambda *_: [{"_id": EVIL}])
+    console.predictions(Settings(), 1)
+    shown = capsys.readouterr().out
+    assert shown.isascii()
+    assert json.loads(shown)["_id"] == EVIL
+
+
+def test_make_logs_shows_it(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "kafka.log").write_bytes(b"\x1b[2J\xff end\n")
+    command = [sys.executable, "-m", "stack", "logs", "kafka"]
+    with subprocess.Popen(command, cwd=PROJECT, env={"FLIGHTS_HOME": str(tmp_path)}, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.terminate()
+    assert line.decode() == "\\x1b[2J\ufffd end\n"
+
+
+def test_a_services_log_has_a_message_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    printable.log_to_stderr(logging.INFO)
+    logging.getLogger("service").warning("Refused %s", EVIL + "\n2026-01-01 INFO all is well")
+    shown = capsys.readouterr().err
+    assert ESCAPED + r"\n2026" in shown
+    assert len(shown.splitlines()) == 1
+
+
+def test_pages_show_it() -> None:
+    with create_app(Settings()).test_request_context(base_url="http://localhost/"):
+        shown = render_template_string(
+            "{{ found.Reason }}{{ html | safe }}", found=SimpleNamespace(Reason=EVIL), html="<b>"
+        )
+    assert shown == ESCAPED + "<b>"

@@ -224,7 +224,9 @@ def _spark_connect(settings: Settings, secrets: Secrets) -> Service:
         # A session without a call for an hour would end, and its query with it.
         "spark.connect.session.manager.defaultSessionTimeout": "-1",
         "spark.ui.port": str(settings.port_spark_ui),
-        "spark.ui.killEnabled": "false",  # any web page can send the GET that kills a job
+        # Any web page can send the GETs that kill a job, or halt the server while it counts its objects.
+        "spark.ui.killEnabled": "false",
+        "spark.ui.heapHistogramEnabled": "false",
         "spark.port.maxRetries": "0",
         "spark.log.level": "WARN",
         "spark.ui.showConsoleProgress": "false",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -368,12 +369,13 @@ def _show(settings: Settings, secrets: Secrets, answer: dict[str, Any], seconds:
     probability = prediction["Probability"][prediction["Prediction"]]
     flight = f"{prediction['Carrier']}{prediction['FlightNum']} {prediction['Origin']} → {prediction['Dest']}"
     base = f"http://{LOOPBACK}:"
+    password = secrets.airflow_password if sys.stdout.isatty() else f"is in {settings.home / 'secrets.json'}"
     print(f"""
 {flight} on {prediction["FlightDate"][:10]}, {prediction["DepDelay"]:.0f} minutes late at departure:
   {answer["label"]} ({probability:.0%}), says model {prediction["ModelVersion"]}
 
   Web form   {settings.web_url}/flights/delays/predict_kafka
-  Airflow    {base}{settings.port_airflow}   user admin, password {secrets.airflow_password}
+  Airflow    {base}{settings.port_airflow}   user admin, password {password}
   Spark UI   {base}{settings.port_spark_ui}
 
 Up after {seconds:.0f} s. Next: make status, make listen, make logs, make down.""")

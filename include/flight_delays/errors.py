@@ -11,7 +11,7 @@ LONGEST: Final = 800
 
 _DUMP: Final = re.compile(r"\s*[(]configured timeouts: [^)]*[)]|, Timeout: .*|, full error: .*", re.DOTALL)
 """What pymongo adds to its sentence: its settings, a description of all servers, a whole document."""
-_LOGIN: Final = re.compile(r"(?<=://)[^\s/]*@")
+LOGIN: Final = re.compile(r"(?<=://)[^\s/]*@")
 
 
 def sentence(error: object) -> str:
@@ -25,7 +25,7 @@ def sentence(error: object) -> str:
         text = details()
     elif isinstance(details, dict) and details.get("writeErrors"):  # pymongo.errors.BulkWriteError
         text = details["writeErrors"][0].get("errmsg")
-    text = _LOGIN.sub("", _DUMP.sub("", str(text))).strip()
+    text = LOGIN.sub("", _DUMP.sub("", str(text))).strip()
     return text.splitlines()[0].strip()[:LONGEST] if text else type(error).__name__
 
 

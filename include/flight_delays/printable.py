@@ -10,16 +10,16 @@ import logging
 import re
 from typing import Any, Final
 
+from flight_delays.errors import LOGIN
+
 _CONTROLS: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
 )
-_LOGIN: Final = re.compile(r"(?<=://)[^/\s@]+@")
 
 
 def printable(text: object) -> str:
     r"""The text with control characters as escapes, such as \x1b; newlines and tabs stay, logins in URLs do not."""
-    hidden = _LOGIN.sub("…@", str(text))
-    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), hidden)
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), LOGIN.sub("", str(text)))
 
 
 def one_line(text: object) -> str:

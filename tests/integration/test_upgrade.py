@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx
@@ -10,9 +12,11 @@ import pytest
 
 from flight_delays import predictor, store
 from flight_delays.contract import Collection
+from flight_delays.predictor.state import PredictorError
+from flight_delays.settings import LOOPBACK
 from stack import state
 from stack.up import submit_flight
-from tests.conftest import settings_in
+from tests.conftest import Stack, settings_in
 from tests.integration.line import goes_on
 from tests.integration.old_state import EXPECTED, running, unpack
 from tests.web.form import RESPONSE
@@ -47,3 +51,34 @@ def test_the_state_of_the_first_release_is_taken_over(tmp_path: Path) -> None:
         for uuid, known in EXPECTED["answers"].items():
             assert httpx.get(f"{line.web_url}{RESPONSE}{uuid}").json() == known
         db.client.close()
+        only_its_owner_may_use_spark(line)
+        assert submit_flight(settings, 30)["status"] == "OK"
+
+
+def only_its_owner_may_use_spark(line: Stack) -> None:
+    settings = line.settings
+    predictor.ping(settings)
+    url = settings.spark_connect_url
+    for stranger in (url.replace("localhost", LOOPBACK), f"{url}/;token=wrong"):
+        with pytest.raises(PredictorError, match="authentication token") as caught:
+            predictor.ping(settings.model_copy(update={"spark_connect_url": stranger}))
+        assert "wrong" not in str(caught.value)
+    manager = line.supervisor.process()
+    assert manager is not None
+    words = [word for process in manager.children(recursive=True) for word in process.cmdline()]
+    assert "spark-internal" in words
+    for secret in asdict(line.secrets).values():
+        assert not any(secret in word for word in words), "any user may read it"
+
+    def jobs() -> set[int]:  # that run: the query's
+        [application] = httpx.get(f"{settings.spark_ui_url}/api/v1/applications").json()
+        found = httpx.get(f"{settings.spark_ui_url}/api/v1/applications/{application['id']}/jobs?status=running").json()
+        return {job["jobId"] for job in found}
+
+    before = jobs()
+    assert before
+    for job in before:  # as a link on any web page does
+        httpx.get(f"{settings.spark_ui_url}/jobs/job/kill/", params={"id": job})
+    time.sleep(3)
+    assert before <= jobs()
+    assert predictor.check(settings) is not None

@@ -29,7 +29,7 @@ def test_controls_are_shown_and_text_is_kept() -> None:
     assert printable.printable(EVIL) == ESCAPED
     assert printable.printable("Zürich → 成田\n\tnext line") == "Zürich → 成田\n\tnext line"
     assert printable.one_line("a\n2026-01-01 INFO all is well") == r"a\n2026-01-01 INFO all is well"
-    assert printable.printable("at mongodb://me:pass@host/?a=b") == "at mongodb://…@host/?a=b"
+    assert printable.printable("at mongodb://me:pass@host/?a=b") == "at mongodb://host/?a=b"
 
 
 def test_a_steps_failure_and_its_log_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,6 +54,8 @@ def build() -> None:
         application=str(PROJECT / "spark_jobs" / "train_model.py"),
         application_args=prepared["arguments"],
         driver_memory=SETTINGS.spark_driver_memory,
+        # The driver's own ports; in local mode it makes the secret itself, on a cluster that is its administrator's.
+        conf={"spark.authenticate": "true"} if SETTINGS.spark_master.startswith("local") else None,
     )
     version = task(training.register)(prepared["staged"])
     passed = task(judging.judge)(version)

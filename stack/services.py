@@ -227,6 +227,7 @@ def _spark_connect(settings: Settings, secrets: Secrets) -> Service:
         # Any web page can send the GETs that kill a job, or halt the server while it counts its objects.
         "spark.ui.killEnabled": "false",
         "spark.ui.heapHistogramEnabled": "false",
+        "spark.authenticate": "true",  # its driver's own ports, by a secret that it makes for itself
         "spark.port.maxRetries": "0",
         "spark.log.level": "WARN",
         "spark.ui.showConsoleProgress": "false",

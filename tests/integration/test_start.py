@@ -149,7 +149,9 @@ def test_a_path_that_cannot_work_is_refused_before_anything_starts(
 
 def test_loopback_goes_past_every_proxy(web_app: Callable[..., Any]) -> None:
     """Web requests and Spark Connect's gRPC, which reads `no_proxy` in lower case only."""
-    server = grpc.server(futures.ThreadPoolExecutor(1))
+    methods = {"ReleaseSession": grpc.unary_unary_rpc_method_handler(lambda *_: b"")}  # by which `ping` is answered
+    handler = grpc.method_handlers_generic_handler("spark.connect.SparkConnectService", methods)
+    server = grpc.server(futures.ThreadPoolExecutor(1), handlers=[handler])
     port = server.add_insecure_port(f"{LOOPBACK}:0")
     server.start()
     program = """

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from flight_delays.batches import is_of_a_batch
 from flight_delays.contract import REQUEST_TOPIC, read_request
 from flight_delays.errors import sentence
+from flight_delays.printable import one_line
 from flight_delays.sources import DataError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def as_text(summary: Mapping[str, Any]) -> str:
             f"{'':>22}{example['RejectedAt']} {example['id']} UUID {example['UUID']}: {example['payload'][:160]!r}"
             for example in group["examples"]
         ]
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 # --- replaying -------------------------------------------------------------------------------------------------------

@@ -5,20 +5,25 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from confluent_kafka import Producer
 from flask import render_template_string
 from rich.console import Console
 
-from flight_delays import printable, store
+from flight_delays import dead_letters, printable, store
+from flight_delays.contract import REQUEST_TOPIC
 from flight_delays.predictor import Condition, Status
 from flight_delays.settings import PROJECT, Settings
 from stack import console
 from stack.steps import StepFailedError, explain, step
+from tests.conftest import Stack
 from webapp import create_app
 
 EVIL = "\x1b]0;title\x07 \x1b[2J\x9b1A \r\x7f\u202egnp.exe\u2066 [red]mark[/red] \ud83d"
@@ -82,6 +87,37 @@ def test_a_services_log_has_a_message_a_line(
     shown = capsys.readouterr().err
     assert ESCAPED + r"\n2026" in shown
     assert len(shown.splitlines()) == 1
+
+
+def test_the_report_of_dead_letters_shows_it() -> None:
+    example = {"RejectedAt": "2026", "id": "topic-0-1", "UUID": EVIL + "\nforged", "payload": EVIL}
+    group = {"rejected": 1, "replayed": 0, "reason": "invalid", "field": EVIL, "examples": [example]}
+    shown = dead_letters.as_text({"rejected": 1, "replayed": 0, "since": "2026", "groups": [group]})
+    assert len(shown.splitlines()) == 4
+    assert ESCAPED + r"\nforged" in shown
+
+
+@pytest.mark.integration
+def test_make_listen_shows_it(stack: Stack) -> None:
+    command = [sys.executable, "-u", "-m", "stack", "listen"]
+    environment = os.environ | stack.settings.environment
+    producer = Producer({"bootstrap.servers": stack.settings.kafka_bootstrap})
+    with subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        stop = threading.Event()
+
+        def produce() -> None:  # until it listens
+            while not stop.wait(0.2):
+                producer.produce(REQUEST_TOPIC, b"\x1b[2J\nforged \xff")
+                producer.flush(1)
+
+        thread = threading.Thread(target=produce)
+        thread.start()
+        line = process.stdout.readline()
+        stop.set()
+        thread.join()
+        process.terminate()
+    assert line.decode().partition(" ")[2] == "\\x1b[2J\\nforged \ufffd\n"
 
 
 def test_pages_show_it() -> None:

@@ -45,7 +45,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(scoreboard.blueprint)
     app.register_blueprint(status.blueprint)
     app.register_blueprint(health.blueprint)
-    hosts = ("localhost", *settings.web_hosts.lower().split(","))
+    hosts = ("localhost", settings.web_bind.lower(), *settings.web_hosts.lower().split(","))
     app.before_request(lambda: _refuse_other_sites(hosts))
     app.after_request(_add_headers)
     errors.register(app)
@@ -60,12 +60,13 @@ def _refuse_other_sites(hosts: Sequence[str]) -> None:
     It can do the first once its own name leads here (DNS rebinding), so names must be known; an address is none.
     Clients that are no browsers send neither `Sec-Fetch-Site` nor `Origin`.
     """
-    if not _is_known(request.host, hosts):
-        message = f"The web app does not know the host name {request.host}; its setting FLIGHTS_WEB_HOSTS accepts it"
+    host = request.headers.get("Host") or request.host  # the latter is empty for a name with a _
+    if not _is_known(host, hosts):
+        message = f"The web app does not know the host name {host}; its setting FLIGHTS_WEB_HOSTS accepts it"
         raise errors.ApiError(403, "unknown_host", message, "Host")
     if request.method == "POST":
-        origin = urlsplit(request.headers.get("Origin", "")).netloc
-        own = origin == request.host or _is_known(origin, hosts[1:], addresses=False)  # behind a proxy it may differ
+        origin = request.headers.get("Origin", "").partition("://")[2]
+        own = origin == host or _is_known(origin, hosts[2:], addresses=False)  # behind a proxy it may differ
         site = request.headers.get("Sec-Fetch-Site", "same-origin" if own or "Origin" not in request.headers else "")
         if site not in ("same-origin", "none"):
             raise errors.ApiError(403, "cross_site", "Requests from pages of other sites are refused")

@@ -43,8 +43,9 @@ BTS_URL = (
 _HOST = r"([\w.-]+|\[[0-9A-Fa-f:.]+\])"
 _ADDRESSES = {
     "web_bind": (r"[\w.-]+|(?=.*:.*:)[0-9A-Fa-f:.]+", "127.0.0.1, ::1 or :: (the port is FLIGHTS_PORT_WEB)"),
+    "web_hosts": (r"\.?[\w-][\w.-]*(,\.?[\w-][\w.-]*)*", "flights.example,.cloudshell.dev"),
     "kafka_bootstrap": (rf"{_HOST}:\d+(, *{_HOST}:\d+)*", "host:9092, several with commas"),
-    "spark_connect_url": (rf"sc://{_HOST}(:\d+)?", "sc://host:15002"),
+    "spark_connect_url": (rf"sc://{_HOST}(:\d+)?(/;.+)?", "sc://host:15002 or sc://host:443/;use_ssl=true;token=…"),
     "spark_ui_url": (rf"https?://{_HOST}(:\d+)?(/.*)?", "http://host:8080"),
     "spark_master": (
         rf"local(\[.+\])?|spark://{_HOST}:\d+(,{_HOST}:\d+)*|yarn|k8s://.+",
@@ -72,7 +73,6 @@ class Settings(BaseSettings):
     web_bind: str = Field(default=LOOPBACK, description="Address on which the web app listens")
     web_hosts: str = Field(
         default="",
-        pattern=r"^(\.?[\w-]+(\.[\w-]+)*(,|$))*$",
         description="Names, besides localhost, by which browsers reach the web app: name,.domain",
     )
     port_web: int = Field(default=5000, description="Web app")

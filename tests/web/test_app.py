@@ -78,6 +78,7 @@ def test_security_headers(away: FlaskClient, path: str) -> None:
         ({"Sec-Fetch-Site": "same-site", "Origin": "http://localhost:8888"}, "cross_site"),
         ({"Origin": "http://localhost:8888"}, "cross_site"),  # from a browser without Sec-Fetch-Site
         ({"Origin": "https://evil.example"}, "cross_site"),
+        ({"Origin": "http://["}, "cross_site"),
         ({"Origin": "null"}, "cross_site"),  # from a page without an origin of its own
         ({"Origin": "http://localhost:5000"}, "missing_field"),
         ({"Origin": "null", "Sec-Fetch-Site": "same-origin"}, "missing_field"),  # our own form without JavaScript
@@ -99,14 +100,16 @@ def test_a_name_that_leads_here_is_not_enough(away: FlaskClient, tmp_path: Path)
         assert "FLIGHTS_WEB_HOSTS" in refused.json["message"]
     for host in ("localhost:5000", "LOCALHOST", "127.0.0.1:5000", "192.168.1.7", "[::1]:5000"):
         assert away.get("/nothing", headers={"Host": host}).status_code == 404, host
-    proxied = create_app(Settings(home=tmp_path, web_hosts="flights.example,.cloud.example", **AWAY)).test_client()
-    for host in ("flights.example", "5000-shell.cloud.example", "localhost"):
+    proxied = create_app(
+        Settings(home=tmp_path, web_hosts="flights.example,.cloud.example", web_bind="my_host", **AWAY)
+    ).test_client()
+    for host in ("flights.example", "5000-shell.cloud.example", "localhost", "my_host:5000"):
         assert proxied.get("/nothing", headers={"Host": host}).status_code == 404, host
     for host in ("more.flights.example", "cloud.example.evil.example", "notcloud.example"):
         assert proxied.get("/nothing", headers={"Host": host}).status_code == 403, host
     origin = {"Host": "localhost:5000", "Origin": "https://5000-shell.cloud.example"}
     assert proxied.post(SUBMIT, data={}, headers=origin).json["code"] == "missing_field"
-    with pytest.raises(ValidationError, match="web_hosts"):
+    with pytest.raises(ValidationError, match="must be like"):
         Settings(web_hosts="https://flights.example:443/")
 
 

@@ -93,6 +93,8 @@ def down(settings: Settings) -> None:
 def act(settings: Settings, action: str, version: str | None = None) -> None:
     """Has Airflow start, stop, restart or deploy, and returns at the run's end. Raises StepFailedError if it fails."""
     with step(f"predictor: {action}") as current:
+        if not Supervisor(settings).running():  # another program may have Airflow's port, and must not get the password
+            raise StepFailedError("the stack does not run", hint="make up")
         try:
             api = AirflowApi(settings, load_secrets(settings))
             run_id = api.trigger(DagId.PREDICTOR, {"action": action, "version": version})

@@ -99,11 +99,11 @@ def test_a_home_of_an_older_release_gets_what_it_lacks(settings: Settings) -> No
     assert settings.spark_connect_token == load_secrets(settings).spark_connect_token
 
 
-def make(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def make(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """`make` with the settings of a person who knows the home alone."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("FLIGHTS_")}
     command = [sys.executable, "-m", "stack", *arguments]
-    environment = ours | {"FLIGHTS_HOME": str(home)}
+    environment = ours | more | {"FLIGHTS_HOME": str(home)}
     return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -160,6 +160,16 @@ def test_commands_find_the_stack_by_its_home_and_tell_strangers_nothing(
     assert done.returncode == 0, done.stderr
     assert "secrets.json" in done.stdout
     assert not process.is_running()
+
+
+def test_a_password_is_not_sent_where_the_stack_does_not_run(settings: Settings) -> None:
+    load_secrets(settings)
+    with socket.create_server((LOOPBACK, settings.port_airflow)) as stranger:
+        stranger.settimeout(0.2)
+        done = make(settings.home, "predictor", "start", **settings.environment)
+        assert "make up" in done.stderr
+        with pytest.raises(TimeoutError):
+            stranger.accept()
 
 
 def test_what_services_write_is_their_owners(settings: Settings, sleeper: Supervisor) -> None:

@@ -97,7 +97,7 @@ def _mongo(settings: Settings) -> Service:
         command = [mongod, "--dbpath", str(folder), "--bind_ip", LOOPBACK, "--port", str(settings.port_mongo)]
     else:
         classpath = f"{artifacts.JARS / 'embedded-mongo'}:{artifacts.classpath('mongo')}"
-        command = [*_java(128, start_mib=32), "-XX:+ExitOnOutOfMemoryError", "-cp", classpath, "EmbeddedMongo"]
+        command = [*_java(128, start_mib=32), "-cp", classpath, "EmbeddedMongo"]
         command += [str(settings.port_mongo), str(embedded)]
     return Service("mongo", command, _mongo_ready, ports=("port_mongo",))
 

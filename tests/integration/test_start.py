@@ -28,7 +28,7 @@ from flight_delays import store
 from flight_delays.settings import LOOPBACK, PROJECT, Settings
 from stack import artifacts, up
 from stack.airflow_api import retrying
-from stack.secrets import Secrets, load_secrets
+from stack.secrets import Secrets
 from stack.services import Service, airflow_environment, inherited_environment, spark_environment
 from stack.steps import StepFailedError
 from stack.supervisor import Supervisor

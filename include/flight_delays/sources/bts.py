@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from flight_delays.sources import Chunk, DataError, NotPublishedError, SourceName, Status, status_of
 from flight_delays.sources.download import NotFoundError, download
+from flight_delays.sources.text import check_zip, open_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,40 +60,32 @@ class Bts:
                 raise NotPublishedError(f"{self.month} is not published yet: {error}") from error
             raise
         try:
-            with zipfile.ZipFile(path):
-                return path
-        except zipfile.BadZipFile as error:
+            check_zip(path)
+        except DataError as error:
             if path.is_relative_to(downloads.absolute()):
                 path.unlink()  # else the server would say for ever that it is unchanged
-            raise DataError(f"{url} is not a whole zip file ({error}): fetch it again, or later") from error
+            raise DataError(f"{url}: {error}") from error
+        return path
 
     def chunks(self, path: Path) -> Iterator[Chunk]:
         import pyarrow as pa
         from pyarrow import csv
 
         try:
-            with zipfile.ZipFile(path) as archive:
-                names = [name for name in archive.namelist() if name.lower().endswith(".csv")]
-                if len(names) != 1:  # the Bureau's have a readme.html, too
-                    raise DataError(
-                        f"{path} holds {len(names)} CSV files ({', '.join(names)}): exactly one is expected"
-                    )
-                with archive.open(names[0]) as file:
-                    reader = csv.open_csv(
-                        file,
-                        csv.ReadOptions(block_size=_BLOCK_BYTES),
-                        convert_options=csv.ConvertOptions(
-                            include_columns=list(_COLUMNS),
-                            column_types=dict.fromkeys(_COLUMNS, pa.string()),
-                            strings_can_be_null=True,
-                            quoted_strings_can_be_null=True,
-                            null_values=[""],
-                        ),
-                    )
-                    for batch in reader:
-                        yield self._chunk(batch.to_pandas(), path)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise DataError(f"{path} is damaged or cut off ({error}): delete it and fetch it again") from error
+            with open_text(path) as file:
+                reader = csv.open_csv(
+                    file,
+                    csv.ReadOptions(block_size=_BLOCK_BYTES),
+                    convert_options=csv.ConvertOptions(
+                        include_columns=list(_COLUMNS),
+                        column_types=dict.fromkeys(_COLUMNS, pa.string()),
+                        strings_can_be_null=True,
+                        quoted_strings_can_be_null=True,
+                        null_values=[""],
+                    ),
+                )
+                for batch in reader:
+                    yield self._chunk(batch.to_pandas(), path)
         except (pa.ArrowInvalid, pa.ArrowKeyError) as error:  # no CSV, other columns, not UTF-8
             raise DataError(
                 f"{path} is not as the Bureau's On-Time files are: {error}. Expected are, in UTF-8 and with commas, "
@@ -105,6 +96,8 @@ class Bts:
         import pandas as pd
 
         rows = raw.rename(columns=_COLUMNS)
+        # "PA (1)": who had a code before its present holder gets a number (the Bureau's "Unique Carrier Code")
+        rows["Carrier"] = rows["Carrier"].str.replace(r" *\([0-9]\)$", "", regex=True)
         date = pd.to_datetime(rows["FlightDate"], format="%Y-%m-%d", errors="coerce")
         strangers = date.notna() & (date.dt.to_period("M") != pd.Period(self.month))
         if strangers.any():

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from flight_delays.sources import DataError
+from flight_delays.sources.text import MAX_BYTES
 
 if TYPE_CHECKING:
     import httpx
@@ -128,7 +130,10 @@ def _local(path: Path, sha256: str | None) -> Downloaded:
     path = path.expanduser().absolute()
     if not path.is_file():
         raise NotFoundError(f"{path} is not a file: expected a file's path or an http(s) URL")
-    digest = sha256_of(path)
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
     _check(path, digest, sha256 and sha256.lower())
     return Downloaded(path, digest, path.stat().st_size, unchanged=True)
 
@@ -161,6 +166,11 @@ def _fetch(url: str, target: Path, sha256: str | None, progress: Progress) -> Do
                 return _in_use(done)
             origin = _receive(response, url, part, progress)
     except httpx.TransportError as error:
+        if _untrusted(error):
+            raise DataError(
+                f"{url}: the server's certificate is refused ({error}): correct the URL, or name the file with the "
+                "certificate of the authority that signed it in SSL_CERT_FILE"
+            ) from error
         raise TransferError(f"{url}: {error or type(error).__name__}") from error
     except (httpx.RequestError, httpx.InvalidURL) as error:
         raise DataError(f"{url} cannot be downloaded: {error}") from error
@@ -175,6 +185,13 @@ def _fetch(url: str, target: Path, sha256: str | None, progress: Progress) -> Do
     _write_origin(target, _Origin(url, origin.etag, origin.last_modified, digest, size))
     _sidecar(part).unlink(missing_ok=True)
     return Downloaded(target, digest, size, origin.etag)
+
+
+def _untrusted(error: BaseException | None) -> bool:
+    """Whether a certificate was the reason: that does not pass by itself."""
+    return isinstance(error, ssl.SSLCertVerificationError) or (
+        error is not None and _untrusted(error.__cause__ or error.__context__)
+    )
 
 
 def _in_use(done: Downloaded) -> Downloaded:
@@ -214,6 +231,9 @@ def _receive(response: httpx.Response, url: str, part: Path, progress: Progress)
         for data in response.iter_raw():
             file.write(data)
             size += len(data)
+            if size > MAX_BYTES:
+                part.unlink()
+                raise DataError(f"{url} is larger than {MAX_BYTES:,} bytes: it is refused")
             progress(size, total)
     if total is not None and size != total:
         raise TransferError(f"{url}: cut off after {size} of {total} bytes")

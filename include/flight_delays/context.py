@@ -93,8 +93,8 @@ def read_weather(path: Path) -> pd.DataFrame:
         }
     )
     if wrong.any(axis=None) or rows.empty:
-        line = wrong.any(axis=1).idxmax() if len(rows) else None
-        found = "it holds no rows" if line is None else f"line {line + 2}, {', '.join(wrong.columns[wrong.loc[line]])}"
+        line = int(wrong.any(axis=1).argmax()) if len(rows) else None
+        found = "it holds no rows" if line is None else f"line {line + 2}, {', '.join(wrong.columns[wrong.iloc[line]])}"
         raise DataError(
             f"{path}: {found}; an airport's code, a date and an hour 0..23 are expected. Nothing was imported"
         )

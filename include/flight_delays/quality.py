@@ -6,13 +6,14 @@ and whether a month fits the one before; the distances between distributions are
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from flight_delays import records
-from flight_delays.settings import Settings
+from flight_delays.settings import Settings, get_settings
 from flight_delays.sources import DataError
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ _NUMBERS: Final = ("DepDelay", "ArrDelay", "Distance")
 _CATEGORIES: Final = ("Carrier", "Origin", "Dest")
 
 
-def report(stagings: Iterable[str | Path], settings: Settings, *, accept: bool = False) -> list[dict[str, Any]]:
+def report(stagings: Iterable[str | Path], settings: Settings, *, accept: Collection[str] = ()) -> list[dict[str, Any]]:
     """One entry a staged month, in the order of time, ready for JSON; also logged as a table.
 
     `max_month_shift` bounds the distance 0..1 to the month before (Kolmogorov-Smirnov for numbers, Jensen-Shannon for
-    categories), `min_month_rows` the share of its rows that a month must have. Raises DataError where a month fails
-    and is not to be accepted (`accept`) all the same; nothing was published then.
+    categories), `min_month_rows` the share of its rows that a month must have. A month that fails is held back
+    (`held_back`), unless it is in `accept`. The month after it is compared with it, too: of a change that stays, only
+    the first month is held back. Where it is unlike that one, it is compared with the last month that was not held
+    back. Raises DataError where all months are held back.
     """
     import pandas as pd
 
@@ -41,11 +44,23 @@ def report(stagings: Iterable[str | Path], settings: Settings, *, accept: bool =
     files = {
         month.month: folder / month.path for folder, manifest in [*published, *staged] for month in manifest.months
     }
-    entries = []
+    entries: list[dict[str, Any]] = []
+    held: set[str] = set()
     for month in sorted(month.month for _, manifest in staged for month in manifest.months):
-        before = files.get(str(pd.Period(month) - 1))
-        entries.append({"month": month, **_month(_read(files[month]), _read(before) if before else None, **limits)})
-    columns = ["month", "rows", "nulls", "duplicates", "shift"]
+        rows = _read(files[month])
+        before = last = str(pd.Period(month) - 1)
+        while last in held:
+            last = str(pd.Period(last) - 1)
+        for each in dict.fromkeys((before, last)):
+            found = _month(rows, _read(files[each]) if each in files else None, **limits)
+            if each == before or not found["failed"]:
+                entry = {"month": month, "before": each if each in files else None, **found}
+            if not found["failed"]:
+                break
+        entry["held_back"] = bool(entry["failed"]) and month not in accept
+        held |= {month} if entry["held_back"] else set()
+        entries.append(entry)
+    columns = ["month", "rows", "nulls", "duplicates", "before", "shift"]
     for _, manifest in staged:
         log.info(
             "read from %s: %s flown, %s cancelled, %s diverted, set aside: %s",
@@ -62,13 +77,25 @@ def report(stagings: Iterable[str | Path], settings: Settings, *, accept: bool =
         wrong = table["failed"].map(lambda each: "; ".join(each) or "good").rename("verdict")
         shown = pd.concat([table[columns[:-1]], ranges, shift, wrong], axis=1)
         log.info("quality by month, with the shift (0..1) against the month before:\n%s", shown.to_string(index=False))
-    bad = {entry["month"]: entry["failed"] for entry in entries if entry["failed"]}
-    if bad and not accept:
-        raise DataError(
-            f"{len(bad)} of {len(entries)} months fail the quality checks: {bad}. Nothing was published. Look at these "
-            "months; if they are right all the same, trigger again with accept_bad_months"
-        )
+    if entries and len(held) == len(entries):
+        refuse_held_back(entries)
     return entries
+
+
+def publish(stagings: Iterable[str] | None, report: Collection[dict[str, Any]]) -> dict[str, Any]:
+    """Publishes the months that the report does not hold back, as a task; returns the summary, with the report."""
+    held = [entry["month"] for entry in report if entry["held_back"]]
+    return {**records.publish(stagings or (), get_settings().records, held).summary(), "quality": report}
+
+
+def refuse_held_back(report: Collection[dict[str, Any]]) -> None:
+    """Raises DataError where a month of the report is held back, and says why and how to accept it."""
+    if failed := {entry["month"]: entry["failed"] for entry in report if entry["held_back"]}:
+        raise DataError(
+            f"{len(failed)} of {len(report)} months fail the quality checks and were not published: {failed}. Look at "
+            "these months; if they are right, trigger again with the same params and accept_bad_months "
+            f"{json.dumps(list(failed))}"
+        )
 
 
 def schema(before_rows: int, shift: dict[str, float], *, max_shift: float, min_rows: float) -> pa.DataFrameSchema:

@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 MAX_BAD_SHARE: Final = 0.01
 DUPLICATE: Final = "duplicate"
+HELD_BACK: Final = "month_held_back"
 DATE_MISMATCH: Final = "date_mismatch"
 """The row's DayOfYear, DayOfMonth or DayOfWeek is not that of its FlightDate."""
 
@@ -239,11 +240,12 @@ def sweep(records_dir: Path, *, dry_run: bool = False) -> list[str]:
     return [leftover.name for leftover in leftovers]
 
 
-def publish(stagings: Iterable[str | Path], records_dir: Path) -> Manifest:
-    """Makes the data that `validate` staged the published ones; the same data again change nothing.
+def publish(stagings: Iterable[str | Path], records_dir: Path, held_back: Collection[str] = ()) -> Manifest:
+    """Makes the data that `validate` staged the published ones, without the months `held_back`.
 
-    Months of `bts` come beside the months of `bts` that are there; anything else replaces the data set. The files of
-    the data set before stay until the next publication, for readers that began with them.
+    The same data again change nothing. Months of `bts` come beside the months of `bts` that are there; anything else
+    replaces the data set. The files of the data set before stay until the next publication, for readers that began
+    with them.
     """
     folders, staged, current = [Path(staging) for staging in stagings], [], read_manifest(records_dir)
     for staging in folders:
@@ -251,11 +253,13 @@ def publish(stagings: Iterable[str | Path], records_dir: Path) -> Manifest:
             raise DataError(f"{staging} is gone (published already, or older than a day): validate again")
         staged.append(manifest)
         for month in manifest.months:
+            if month.month in held_back:
+                continue
             target = records_dir / month.path
             target.parent.mkdir(exist_ok=True)
             if (staging / month.path).is_file():  # a run before this one may have moved it already
                 move_durably(staging / month.path, target)
-    manifest = _joined(staged, current, records_dir)
+    manifest = _joined(staged, current, records_dir, held_back)
     if current and current.fingerprint == manifest.fingerprint:
         manifest = current
     else:
@@ -286,16 +290,23 @@ def months_since(today: dt.date, records_dir: Path | None = None) -> str | None:
     return f"{month_name(first)}..{month_name(last)}" if first <= last else None
 
 
-def _joined(staged: list[Manifest], current: Manifest | None, records_dir: Path) -> Manifest:
+def _joined(
+    staged: list[Manifest], current: Manifest | None, records_dir: Path, held_back: Collection[str]
+) -> Manifest:
     """What is to be published: the only staged data set, or all staged months and those of the same source there."""
-    if not staged:
+    new = [month for manifest in staged for month in manifest.months if month.month not in held_back]
+    if not new:
         if not current:
             raise DataError("no month was there to be fetched, and none is published: choose other months")
         return current
     if staged[0].source != SourceName.BTS:
-        return staged[0]
-    known = [current] if current and current.source == SourceName.BTS else []
-    months = {month.month: month for manifest in (*known, *staged) for month in manifest.months}
+        if len(new) == len(staged[0].months):
+            return staged[0]
+        rejected = {**staged[0].rejected, HELD_BACK: staged[0].rows - sum(month.rows for month in new)}
+        cancelled, diverted = staged[0].cancelled, staged[0].diverted
+        return _manifest(staged[0].source, records_dir, new, cancelled=cancelled, diverted=diverted, rejected=rejected)
+    known = current.months if current and current.source == SourceName.BTS else []
+    months = {month.month: month for month in (*known, *new)}
     return _manifest(
         SourceName.BTS.value,
         records_dir,

@@ -12,16 +12,21 @@ from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
+from airflow.models.asset import AssetEvent
 from airflow.sdk import DAG
 from airflow.sdk.bases.decorator import DecoratedMappedOperator
 from airflow.sdk.exceptions import AirflowSkipException, ParamValidationError
+from airflow.utils.session import create_session
+from sqlalchemy import select
 
+from bench.bts import write_month
 from flight_delays import records
 from flight_delays.names import OWNER, AssetName, Tag, asset
 from flight_delays.records import month_files, read_manifest
 from flight_delays.settings import PROJECT, get_settings
 from flight_delays.sources import DataError
 from flight_delays.sources.nycflights13 import NycFlights13
+from tests.unit.test_quality import of_carriers
 
 RECORDS = asset(AssetName.RECORDS)
 CONF = {"months": "2013-01"}
@@ -113,6 +118,42 @@ def test_months_are_fetched_side_by_side_but_few(dags: dict[str, DAG]) -> None:
         assert dag.task_dict[name].trigger_rule == "none_failed"
 
 
+@pytest.mark.usefixtures("airflow_database")
+def test_a_run_that_holds_a_month_back_fails_but_publishes_and_announces_the_others(
+    dags: dict[str, DAG], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow runs the whole DAG; then again, with the month accepted."""
+    monkeypatch.setenv("FLIGHTS_BTS_URL", str(home / "{year}-{month:02}.zip"))
+    get_settings.cache_clear()
+    for month, carriers in {"2017-12": 1, "2018-01": 4, "2018-02": 4}.items():
+        write_month(home / f"{month}.zip", of_carriers(month, carriers))
+    conf = {"source": "bts", "months": "2017-12..2018-02"}
+
+    run = dags["flight_records"].test(run_conf=conf)
+    assert (run.state, states(run)) == ("failed", {"announce": "success", "held_back": "failed"})
+    assert records.months_there("bts") == ["2017-12", "2018-02"]
+    [event] = events(run)
+    assert [(each["month"], each["held_back"]) for each in event["quality"]] == [
+        ("2017-12", False),
+        ("2018-01", True),
+        ("2018-02", False),
+    ]
+
+    run = dags["flight_records"].test(run_conf=conf | {"accept_bad_months": ["2018-01"]})
+    assert (run.state, states(run)) == ("success", {"announce": "success", "held_back": "success"})
+    assert records.months_there("bts") == ["2017-12", "2018-01", "2018-02"]
+    assert [event["rows"] for event in events(run)] == [1200]
+
+
+def states(run: Any) -> dict[str, str]:
+    return {each.task_id: each.state for each in run.get_task_instances() if each.task_id in ("announce", "held_back")}
+
+
+def events(run: Any) -> list[dict[str, Any]]:
+    with create_session() as session:
+        return list(session.scalars(select(AssetEvent.extra).where(AssetEvent.source_run_id == run.run_id)))
+
+
 def test_the_newest_months_are_asked_for_where_the_bureaus_are_there(
     dags: dict[str, DAG], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +170,14 @@ def test_the_newest_months_are_asked_for_where_the_bureaus_are_there(
 
 @pytest.mark.parametrize(
     ("name", "wrong"),
-    [("source", "kaggle"), ("months", "2013"), ("max_bad_share", 2), ("sha256", "abc"), ("announce_unchanged", "yes")],
+    [
+        ("source", "kaggle"),
+        ("months", "2013"),
+        ("max_bad_share", 2),
+        ("sha256", "abc"),
+        ("accept_bad_months", True),
+        ("announce_unchanged", "yes"),
+    ],
 )
 def test_the_form_refuses_wrong_params(dags: dict[str, DAG], name: str, wrong: Any) -> None:
     params = dags["flight_records"].params
@@ -157,6 +205,7 @@ def test_records_lead_to_distances(dags: dict[str, DAG]) -> None:
         "check",
         "publish",
         "announce",
+        "held_back",
     ]
     assert flights.task_dict["announce"].outlets == [RECORDS]
     assert distances.schedule == [RECORDS]

@@ -1,4 +1,4 @@
-"""What this project adds to Airflow's own pages: the page Predictor, and a link from its tasks to the Spark UI."""
+"""What this project adds to Airflow: the page Predictor, a link to the Spark UI, and the refusal of wrong runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.plugins_manager import AirflowPlugin
 from airflow.sdk import BaseOperatorLink
+
+from flight_delays_airflow import refusal
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -34,9 +36,10 @@ class SparkUiLink(BaseOperatorLink):
 
 
 class FlightDelaysPlugin(AirflowPlugin):
-    """Registers the page, and its place in the navigation."""
+    """Registers the page, its place in the navigation, and the listener."""
 
     name = "flight_delays"
+    listeners = [refusal]  # noqa: RUF012
     fastapi_apps = [{"app": page, "url_prefix": PREFIX, "name": "Predictor"}]  # noqa: RUF012 - Airflow wants a list
     external_views = [  # noqa: RUF012
         {"name": "Predictor", "href": f"{PREFIX}/", "destination": "nav", "url_route": "predictor"}

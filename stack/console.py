@@ -100,9 +100,16 @@ def _memory(pid: int) -> int:
 
 
 def models(settings: Settings) -> None:
-    """Prints the model versions, newest first: scores on each one's holdout, and why it serves or does not."""
+    """Prints the model versions, newest first: scores on each one's holdout, and why it serves or does not.
+
+    Raises StepFailedError at the end where the pointer is unreadable.
+    """
     console = Console(highlight=False)  # no table: at 80 columns its cells would cut the names and the reasons
-    pointer = registry.read_pointer(settings.models)
+    pointer, problem = registry.Pointer(), ""
+    try:
+        pointer = registry.read_pointer(settings.models)
+    except registry.RegistryError as error:
+        problem = str(error)
     for version in registry.versions(settings.models):
         console.print(_text(version), style="bold")
         try:
@@ -120,6 +127,8 @@ def models(settings: Settings) -> None:
             ]
         for line in lines:
             console.print(Padding(_text(line), (0, 0, 0, 2)))
+    if problem:
+        raise StepFailedError(problem)
 
 
 def _why(version: str, pointer: registry.Pointer, verdict: registry.Verdict | None) -> str:

@@ -1,6 +1,8 @@
 """Version folders as the training job writes them, with scores of choice and no Spark."""
 
 import datetime as dt
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,21 @@ from flight_delays.registry import Bin, Comparison, Metadata, Params, Period, Sc
 
 SCORES = Scores(rows=50, accuracy=0.5, macro_f1=0.5, log_loss=1.0, brier=0.6, calibration_error=0.02)
 WORSE = SCORES.model_copy(update={"log_loss": 1.2})
+
+
+UNREADABLE: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "no JSON": lambda path: path.write_bytes(b"champion"),
+    "cut": lambda path: path.write_bytes(b'{"champion": "2026'),
+    "another type": lambda path: path.write_bytes(b"[1]"),
+    "wrong types": lambda path: path.write_bytes(b'{"champion": 3, "version": [], "months": 1, "trained_at": {}}'),
+    "not UTF-8": lambda path: path.write_bytes(b'{"champion": "\xff"}'),
+    "nested": lambda path: path.write_bytes(b"[" * 100_000),
+    "a folder": lambda path: path.mkdir(),
+    "a loop": lambda path: path.symlink_to(path),
+    "huge": lambda path: (path.touch(), os.truncate(path, 8 << 30)),  # a sparse file
+}
+"""What may be where a file of JSON is expected."""
 
 
 def sane(buckets: tuple[int, ...]) -> tuple[float, ...]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, cast
 
 from flask import current_app
-from pydantic import ValidationError
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
@@ -26,6 +25,7 @@ from flight_delays.errors import sentence
 from flight_delays.features import NAMED
 from flight_delays.records import read_manifest
 from flight_delays.settings import Settings
+from flight_delays.sources import DataError
 from webapp.producer import RequestProducer
 from webapp.waiting import Waiting
 
@@ -123,7 +123,7 @@ class Services:
             pairs, complete = set(before.served) if before else set(), before is not None and before.complete
         try:
             manifest = read_manifest(self.settings.records)
-        except (OSError, ValidationError) as error:
+        except DataError as error:
             log.warning("flight records' manifest not read: %s", error)
             manifest = None
         names = {code: airport.name for code, airport in airports.reference().items()}
@@ -145,9 +145,9 @@ class Services:
         except registry.RegistryError:
             champion = None
         seen = vocabulary(self.settings.models, champion) if champion else None
-        if seen and seen["Route"] and seen["Carrier"]:
+        if seen and seen.get("Route") and seen.get("Carrier"):
             if f"{example['Origin']}-{example['Dest']}" not in seen["Route"]:
-                example["Origin"], example["Dest"] = min(seen["Route"]).split("-")
+                example["Origin"], _, example["Dest"] = min(seen["Route"]).partition("-")
             if example["Carrier"] not in seen["Carrier"]:
                 example["Carrier"] = min(seen["Carrier"])
         return example
@@ -170,7 +170,7 @@ def vocabulary(models: Path, version: str) -> Mapping[str, frozenset[str]] | Non
     """The values that the version saw in training, by feature; None where its metadata cannot be read."""
     try:
         return _vocabulary(models, version)
-    except (registry.RegistryError, OSError):
+    except registry.RegistryError:
         return None
 
 

@@ -26,9 +26,10 @@ from pydantic import BaseModel, ConfigDict
 from flight_delays import contract
 from flight_delays.contract import Pair, Reason
 from flight_delays.features import date_parts
+from flight_delays.names import DagId
 from flight_delays.settings import get_settings
 from flight_delays.sources import Chunk, DataError, Source, SourceName, Status, get_source, month_name, month_range
-from flight_delays.sources.download import move_durably, sha256_of, write_atomically
+from flight_delays.sources.download import move_durably, read_json, sha256_of, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,9 +138,13 @@ def schema() -> pa.Schema:
 
 
 def read_manifest(records_dir: Path | None = None) -> Manifest | None:
-    """The published data set's manifest; None where nothing was published yet."""
-    path = (records_dir or get_settings().records) / _MANIFEST
-    return Manifest.model_validate_json(path.read_bytes()) if path.is_file() else None
+    """The published data set's manifest; None where nothing was published yet. DataError where it is unreadable."""
+    try:
+        return read_json((records_dir or get_settings().records) / _MANIFEST, Manifest)
+    except FileNotFoundError:
+        return None
+    except DataError as error:
+        raise DataError(f"{error}; delete it and import the flights again (DAG {DagId.RECORDS})") from error
 
 
 def month_files(records_dir: Path | None = None) -> list[Path]:

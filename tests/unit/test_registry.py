@@ -10,7 +10,7 @@ import pytest
 
 from flight_delays import gate, registry
 from flight_delays.registry import Pointer, RegistryError
-from tests.versions import metadata, stage
+from tests.versions import UNREADABLE, metadata, stage
 
 
 @pytest.fixture
@@ -140,6 +140,35 @@ def test_a_damaged_pointer_says_so(models, first):
         registry.promote(models, first)
 
 
+READERS = {
+    registry.POINTER: registry.read_pointer,
+    f"{registry.VERDICTS}/20260101T030000Z-1a2b3c4d.json": lambda models: registry.read_verdict(
+        models, "20260101T030000Z-1a2b3c4d"
+    ),
+    f"20260101T030000Z-1a2b3c4d/{registry.METADATA}": lambda models: registry.verify(
+        models, "20260101T030000Z-1a2b3c4d"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+@pytest.mark.parametrize("name", READERS)
+def test_what_cannot_be_read_is_named_in_one_sentence(models, name, kind):
+    (models / name).parent.mkdir(parents=True)
+    UNREADABLE[kind](models / name)
+    with pytest.raises(RegistryError, match=name) as caught:
+        READERS[name](models)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("champion", ["../../etc", "latest", ""])
+def test_a_pointer_names_versions_only(models, champion):
+    models.mkdir()
+    (models / registry.POINTER).write_text(json.dumps({"champion": champion}))
+    with pytest.raises(RegistryError, match="champion"):
+        registry.read_pointer(models)
+
+
 def test_readers_never_see_half_a_pointer(models, first, second):
     registry.promote(models, first)
     seen, done = set(), threading.Event()
@@ -215,7 +244,7 @@ def test_what_release_0_1_0_wrote_is_still_read(models, first):
 def test_a_damaged_verdict_says_so(models, first):
     (models / registry.VERDICTS).mkdir()
     (models / registry.VERDICTS / f"{first}.json").write_text("{}")
-    with pytest.raises(RegistryError, match="is damaged; delete it"):
+    with pytest.raises(RegistryError, match=r"is damaged .*; delete it"):
         registry.read_verdict(models, first)
 
 

@@ -10,12 +10,15 @@ import pytest
 from flask.testing import FlaskClient
 from pydantic import ValidationError
 
+from flight_delays import registry
 from flight_delays.settings import Settings
+from tests.versions import UNREADABLE, stage
 from tests.web.conftest import AWAY
 from tests.web.form import FORM, SUBMIT
 from webapp import create_app
 
 NOWHERE = "127.0.0.1:1"
+VERSION = "20260101T030000Z-1a2b3c4d"
 
 
 def test_front_page_leads_to_the_form(away: FlaskClient) -> None:
@@ -33,6 +36,31 @@ def test_form_shows_without_any_service(away: FlaskClient) -> None:
     assert "<script>" not in page.text  # nothing inline: the content security policy would stop it
     assert "style=" not in page.text
     assert "//" not in page.text.replace("http://127.0.0.1", "")  # nothing from other hosts
+
+
+@pytest.mark.parametrize("kind", ["a folder", "wrong types"])
+@pytest.mark.parametrize("name", ["pointer.json", f"{VERSION}/metadata.json"])
+def test_form_shows_whatever_the_pointer_or_the_model_is(tmp_path: Path, name: str, kind: str) -> None:
+    (models := tmp_path / "models" / VERSION).mkdir(parents=True)
+    (models.parent / "pointer.json").write_text(f'{{"champion": "{VERSION}"}}')
+    (models.parent / name).unlink(missing_ok=True)
+    UNREADABLE[kind](models.parent / name)
+    (tmp_path / "data" / "flight_records").mkdir(parents=True)
+    UNREADABLE[kind](tmp_path / "data" / "flight_records" / "manifest.json")
+    app = create_app(Settings(home=tmp_path, kafka_bootstrap=NOWHERE, mongo_uri=f"mongodb://{NOWHERE}/"))
+
+    page = app.test_client().get(FORM)
+
+    assert (page.status_code, '<option value="ATL">' in page.text) == (200, True)
+
+
+@pytest.mark.parametrize("vocabulary", [{}, {"Route": ["EWR"], "Carrier": ["UA"]}, {"Carrier": ["UA"]}])
+def test_form_shows_with_a_model_of_any_vocabulary(tmp_path: Path, vocabulary: dict[str, list[str]]) -> None:
+    version = registry.register(tmp_path / "models", stage(tmp_path / "staged", vocabulary=vocabulary))
+    registry.promote(tmp_path / "models", version)
+    app = create_app(Settings(home=tmp_path, kafka_bootstrap=NOWHERE, mongo_uri=f"mongodb://{NOWHERE}/"))
+
+    assert app.test_client().get(FORM).status_code == 200
 
 
 @pytest.mark.parametrize(

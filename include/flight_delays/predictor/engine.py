@@ -123,8 +123,6 @@ def verify(settings: Settings, version: str) -> None:
         registry.verify(settings.models, version)
     except registry.RegistryError as error:
         raise ModelError(str(error)) from error
-    except OSError as error:
-        raise ModelError(f"model {version} is unreadable ({error}): mend its folder, or train a new one") from error
 
 
 def start(settings: Settings, deployment: Deployment, starting_offsets: str, *, queries: int = 1) -> Deployment:

@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel, ValidationError
 
 from flight_delays.sources import DataError
 from flight_delays.sources.text import MAX_BYTES
@@ -28,6 +30,8 @@ Progress = Callable[[int, int | None], None]
 
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LOG_EVERY_SECONDS: Final = 5.0
+_MAX_JSON_BYTES: Final = 32 << 20
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class NotFoundError(DataError):
@@ -106,6 +110,24 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     move_durably(temporary, path)
+
+
+def read_json(path: Path, kind: type[_Model]) -> _Model:
+    """What such a file holds. Raises FileNotFoundError, and DataError, in one sentence, where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_JSON_BYTES + 1)
+        if len(text) > _MAX_JSON_BYTES:
+            raise ValueError(f"it is larger than {_MAX_JSON_BYTES:,} bytes")
+        return kind.model_validate_json(text)
+    except FileNotFoundError:
+        raise
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path} is damaged ({': '.join(filter(None, (place, first['msg'])))})") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged or unreadable ({error})") from error
 
 
 def move_durably(source: Path, target: Path) -> None:

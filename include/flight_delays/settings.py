@@ -124,7 +124,10 @@ class Settings(BaseSettings):
 
     bts_url: str = Field(default=BTS_URL, description="Monthly On-Time files: URL or path with {year} and {month}")
     max_month_shift: float = Field(
-        default=0.3, gt=0, le=1, description="A month whose distributions lie further from the month before is held back"
+        default=0.3,
+        gt=0,
+        le=1,
+        description="A month whose distributions are further from the month before is held back",
     )
     min_month_rows: float = Field(
         default=0.5, ge=0, le=1, description="A month with a smaller share of the month before's rows is held back"

@@ -161,8 +161,8 @@ def _pack(settings: Settings, db: Database[dict[str, Any]], archive: tarfile.Tar
 def _pages(db: Database[dict[str, Any]], collection: Collection) -> Iterator[list[Any]]:
     """A collection's documents, newest first.
 
-    In pages, as the embedded server holds what one `find` returns in its memory; from the end, as documents that are
-    inserted meanwhile then only bring some of a page a second time, and expired ones, from the beginning, nothing.
+    In pages from the end: documents that are inserted meanwhile then only bring some of a page a second time, and
+    expired ones, from the beginning, nothing.
     """
     from bson.codec_options import CodecOptions
     from bson.raw_bson import RawBSONDocument

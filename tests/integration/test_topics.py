@@ -109,4 +109,5 @@ def test_a_recreated_topic_has_another_id(stack: Stack, admin: AdminClient, old_
     assert topic_id(admin, old_topic) == before
     admin.delete_topics([old_topic])[old_topic].result(20)
     admin.create_topics([NewTopic(old_topic, 1, 1)])[old_topic].result(20)
+    until(lambda: old_topic in admin.list_topics(timeout=10).topics, 20, "the new topic")
     assert topic_id(admin, old_topic) not in ("", before)

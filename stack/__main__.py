@@ -15,6 +15,7 @@ from flight_delays.errors import sentence
 from flight_delays.names import Action
 from flight_delays.settings import SettingsError, get_settings
 from flight_delays.sources import DataError, month_range
+from flight_delays.sources.nycflights13 import MONTHS
 from stack import console, state
 from stack.secrets import load_secrets, make_private
 from stack.services import BIN, airflow_environment, inherited_environment
@@ -25,9 +26,12 @@ from stack.up import act, down, up
 
 def _months(text: str) -> str:
     try:
-        month_range(text)
+        first, last = month_range(text)
     except DataError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    known = month_range(MONTHS)
+    if first < known[0] or last > known[1] or last - first < 2:  # of which the training holds out two
+        raise argparse.ArgumentTypeError(f"MONTHS {text}: at least three months within {MONTHS} are expected")
     return text
 
 

@@ -16,7 +16,7 @@ import httpx
 from flight_delays import canary, predictor, registry, store
 from flight_delays.contract import DATABASE, SUBMIT_PATH
 from flight_delays.errors import sentence
-from flight_delays.names import DagId
+from flight_delays.names import Action, DagId
 from flight_delays.settings import LOOPBACK, Settings
 from stack import artifacts, state
 from stack.airflow_api import ACTIVE, AirflowApi, retrying
@@ -38,7 +38,8 @@ CHAIN = (DagId.RECORDS, DagId.DISTANCES, DagId.CONTEXT, DagId.TRAINING, DagId.PR
 def up(settings: Settings, months: str | None = None) -> None:
     """Starts what does not run yet and returns once a flight came back predicted. Raises StepFailedError.
 
-    `months`, such as "2013-07..2013-12": the first model learns from these alone; default: all.
+    `months`, e.g. "2013-07..2013-12": the first model learns from these alone, and serves even where the gate refuses
+    it; default: all.
     """
     begin = time.monotonic()
     with locked(settings):
@@ -252,6 +253,7 @@ def await_predictor(settings: Settings, api: AirflowApi, current: Step, months: 
     before = {run["dag_run_id"] for dag in CHAIN for run in api.runs(dag) if run["state"] not in ACTIVE}
     active = [dag for dag in CHAIN for run in api.runs(dag) if run["state"] in ACTIVE]
     mine: str | None = None
+    unfit = ""
     if champion is not None:
         mine = api.trigger(DagId.PREDICTOR)
     elif not set(active) - {DagId.PREDICTOR}:
@@ -271,17 +273,30 @@ def await_predictor(settings: Settings, api: AirflowApi, current: Step, months: 
                     raise _failed_run(settings, api, dag, found[0]["dag_run_id"])
                 mine = api.trigger(DagId.PREDICTOR)
         trained = any(run["state"] == "success" for run in runs[DagId.TRAINING])
-        if trained and registry.read_pointer(settings.models).champion is None:
-            raise StepFailedError(
-                "the new model was not promoted", hint="make models says why; the training DAG has a parameter `force`"
-            )
+        if trained and mine is None and registry.read_pointer(settings.models).champion is None:
+            mine, unfit = _deploy_unfit(settings, api, months)
         if (served := _serves(settings)) and any(run["state"] == "success" for run in runs[DagId.PREDICTOR]):
-            current.result = served
+            current.result = served + unfit
             return
         if time.monotonic() > deadline:
             raise StepFailedError(f"no model serves after {CHAIN_SECONDS // 60} minutes")
         current.say(_running_tasks(api, runs) or "waiting for Airflow")
         time.sleep(1)
+
+
+def _deploy_unfit(settings: Settings, api: AirflowApi, months: str | None) -> tuple[str, str]:
+    """Deploys the first model, which the gate refused, where a person chose the few `months` that it learned from.
+
+    Returns the id of the run, and what is wrong with the model. Raises StepFailedError where nobody chose.
+    """
+    version = registry.versions(settings.models)[0]
+    verdict = registry.read_verdict(settings.models, version)
+    if months is None or settings.require_approval or verdict is None or verdict.passed:
+        raise StepFailedError(
+            "the new model was not promoted", hint="make models says why; the training DAG has a parameter `force`"
+        )
+    run = api.trigger(DagId.PREDICTOR, {"action": Action.DEPLOY.value, "version": version})
+    return run, f", although {'; '.join(verdict.reasons)}"
 
 
 def _running_tasks(api: AirflowApi, runs: dict[DagId, list[dict[str, Any]]]) -> str:

@@ -1,6 +1,7 @@
 """From a trained folder to the pointer and back, as the DAGs' tasks do it, on a real registry."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,7 @@ from flight_delays.settings import get_settings
 from flight_delays.sources import DataError
 from stack import console
 from stack.steps import StepFailedError
+from stack.up import _deploy_unfit
 from tests.versions import SCORES, UNREADABLE, WORSE, beside, stage
 
 NO, FORCE = {"force": False}, {"force": True}
@@ -167,3 +169,26 @@ def test_make_models_shows_the_versions_where_the_pointer_or_one_of_them_is_unre
     shown = capsys.readouterr().out
     assert good in shown
     assert f"{bad}\n  serves: no: " in shown
+
+
+@pytest.mark.parametrize(("months", "holds"), [("2013-10..2013-12", True), (None, False)])
+def test_make_up_deploys_an_unfit_first_model_only_of_months_that_a_person_chose(models, new, months, holds):
+    version = new(1, metrics=SCORES.model_copy(update={"calibration_error": 0.04}))
+    training.judge(version, NO)
+    asked = []
+    api = SimpleNamespace(trigger=lambda dag, conf: asked.append(conf) or "run")
+    if not holds:
+        with pytest.raises(StepFailedError, match="not promoted"):
+            _deploy_unfit(get_settings(), api, months)
+        return
+    assert _deploy_unfit(get_settings(), api, months) == (
+        "run",
+        ", although calibration error 0.0400 is above the limit of 0.03",
+    )
+    assert asked == [{"action": "deploy", "version": version}]
+
+
+def test_make_up_never_deploys_what_a_person_did_not_approve(models, new):
+    training.judge(new(1), NO)
+    with pytest.raises(StepFailedError, match="not promoted"):
+        _deploy_unfit(get_settings(), SimpleNamespace(), "2013-10..2013-12")

@@ -16,6 +16,7 @@ import pytest
 
 from flight_delays.settings import LOOPBACK, PROJECT, Settings
 from stack import bootstrap, state
+from stack.__main__ import _months
 from stack.secrets import Secrets, load_secrets
 from stack.services import Service, airflow_environment, services
 from stack.steps import Step, StepFailedError, explain, step
@@ -231,3 +232,19 @@ def test_only_a_fitting_jdk_is_taken(
         with pytest.raises(StepFailedError, match="17 or 21") as caught:
             bootstrap.find_jdk(Step("JDK"))
         assert "install one" in caught.value.hint
+
+
+@pytest.mark.parametrize("months", ["2013-10..2013-12", "2013-01..2013-12"])
+def test_the_first_model_may_learn_from_a_single_month(months: str) -> None:
+    assert _months(months) == months
+
+
+@pytest.mark.parametrize("months", ["2013-11..2013-12", "2013-12", "2013-09..2014-03", "2014-01..2014-12", "2013", ""])
+def test_months_that_no_model_can_learn_from_are_refused_before_anything_starts(tmp_path: Path, months: str) -> None:
+    command = [sys.executable, "-m", "stack", "up", "--months", months]
+    environment = {**os.environ, "FLIGHTS_HOME": str(tmp_path / "var")}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert months in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "var").exists()

@@ -12,6 +12,7 @@ from flight_delays.sources import Chunk, DataError, SourceName, status_of
 if TYPE_CHECKING:
     import pandas as pd
 
+MONTHS: Final = "2013-01..2013-12"
 _CHUNK_ROWS: Final = 100_000
 _COLUMNS: Final = {
     "arr_delay": "ArrDelay",

@@ -164,8 +164,12 @@ def _kafka(settings: Settings) -> Service:
     cluster = folder / "cluster.id"
     if not cluster.exists():
         cluster.write_text(uuid.uuid4().hex[:22])
-    # Kafka does not end where its memory does: it refuses a batch that needs more once unpacked, and serves on.
-    java = [*_java(512), f"-Dlog4j2.configurationFile={PROJECT / 'stack' / 'log4j2.properties'}"]
+    # Kafka does not end where its memory does: it refuses a batch that needs more once unpacked, and serves on. It ends
+    # where a full disk has no room for a page of an index, a fault in mapped memory: else it goes on, writes the same
+    # batch again, and no group coordinator ever loads that log.
+    java = [*_java(512), "-XX:+UnlockDiagnosticVMOptions", "-XX:AbortVMOnException=java.lang.InternalError"]
+    java += ["-XX:-CreateCoredumpOnCrash", f"-XX:ErrorFile={os.devnull}"]
+    java += [f"-Dlog4j2.configurationFile={PROJECT / 'stack' / 'log4j2.properties'}"]
     java += ["-cp", artifacts.classpath("kafka")]
     storage = [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted"]
     storage += ["--cluster-id", cluster.read_text(), "--config", str(folder / "server.properties")]

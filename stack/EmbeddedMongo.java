@@ -288,7 +288,8 @@ public final class EmbeddedMongo {
                 } else if (first.get("$match") instanceof Document filter) {
                     documents = collection.handleQueryAsStream(filter);
                 } else if (first.get("$sample") instanceof Document sample && sample.get("size") instanceof Number n) {
-                    documents = ((Documents) collection).sample(n.intValue());
+                    documents = ((Documents) collection).sample(n.intValue()); // the library's may break its sort
+                    stages = stages.subList(1, stages.size());
                 } else {
                     documents = collection.queryAllAsStream();
                 }

@@ -7,6 +7,7 @@ kafka-python gives a batch as it is.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +26,8 @@ MAX_RECORD_BYTES: Final = 1_048_588
 without compression can send one. (A request has some 400 bytes.)"""
 MAX_BATCH_BYTES: Final = 64 * 1024 * 1024
 """A compressed batch above this once unpacked is unreadable: librdkafka unpacks a whole batch, of at most 100 MB."""
+MAX_RECORDS: Final = 200_000
+"""A compressed batch with more records is unreadable: one of `MAX_BATCH_BYTES` has 160,000 requests."""
 
 _WAIT_MS: Final = 10_000
 _FETCH_BYTES: Final = 4 * 1024 * 1024
@@ -33,7 +36,6 @@ _RESPONSE_BYTES: Final = 128 * 1024 * 1024
 _PIECE_BYTES: Final = 64 * 1024
 _SNAPPY_JAVA: Final = b"\x82SNAPPY\x00"
 _CODECS: Final = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
-_OFFSET_OUT_OF_RANGE: Final = 1
 
 
 @dataclass(frozen=True)
@@ -109,21 +111,18 @@ def _batches(
     client: Any, leader: int, topic: str, partition: int, offset: int
 ) -> Iterator[tuple[int, int, int, memoryview]]:
     """First and last offset, codec (0: none) and records of each batch from the offset on."""
+    from kafka.errors import KafkaTimeoutError, for_code
     from kafka.protocol.fetch import FetchRequest
     from kafka.record.default_records import DefaultRecordBatch
 
     header = DefaultRecordBatch.HEADER_STRUCT
-    end = None
+    end, deadline = None, time.monotonic() + _WAIT_MS / 1000
     while end is None or offset < end:
         # replica (none), wait in ms, bytes at least and at most, isolation (everything that lies there)
         wanted = (-1, 100, 1, _FETCH_BYTES, 0, [(topic, [(partition, offset, _FETCH_BYTES)])])
         response = client.send_and_receive(leader, FetchRequest[4](*wanted))
         _, error, high, _, _, records = response.topics[0][1][0]
-        if error == _OFFSET_OUT_OF_RANGE:
-            return
         if error:
-            from kafka.errors import for_code
-
             raise for_code(error)()
         end = high if end is None else end
         view, position, begin = memoryview(records or b""), 0, offset
@@ -134,8 +133,10 @@ def _batches(
                 break
             yield first, first + last_delta, attributes & 7, view[position + header.size : whole]
             offset, position = first + last_delta + 1, whole
-        if offset == begin:
-            return  # nothing more lies there
+        if offset > begin:
+            deadline = time.monotonic() + _WAIT_MS / 1000
+        elif offset < end and time.monotonic() > deadline:  # a broker that is told to slow down gives nothing at first
+            raise KafkaTimeoutError(f"nothing from offset {offset} on, of {end}")
 
 
 def _problem(codec: int, data: memoryview) -> str | None:
@@ -144,7 +145,11 @@ def _problem(codec: int, data: memoryview) -> str | None:
         return None
     try:
         stream = _Unpacked(codec, data)
+        records = 0
         while (length := stream.varint()) is not None:
+            records += 1
+            if records > MAX_RECORDS:
+                return f"more than {MAX_RECORDS:,} records"
             if length > MAX_RECORD_BYTES:
                 return f"a record of {length:,} bytes once unpacked (at most {MAX_RECORD_BYTES:,})"
             stream.skip(length)
@@ -177,6 +182,8 @@ class _Unpacked:
             self.position += 1
             value |= (byte & 0x7F) << shift
             shift += 7
+            if shift > 35:
+                raise ValueError("a record's length has more than 5 bytes")
             if not byte & 0x80:
                 return (value >> 1) ^ -(value & 1)
 

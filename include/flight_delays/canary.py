@@ -144,6 +144,7 @@ def reader(settings: Settings) -> Iterator[Consumer]:
     from confluent_kafka import Consumer, KafkaException
 
     options = {"group.id": "flight_delay_predictor", "enable.auto.commit": False, "fetch.wait.max.ms": 50}
+    options |= {"auto.offset.reset": "earliest"}  # where Kafka has just removed what was to be read
     consumer = Consumer({**_client(settings), **options})
     try:
         yield consumer

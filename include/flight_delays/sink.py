@@ -58,7 +58,7 @@ _MAX_DOCUMENT_BYTES = 16 * 1024 * 1024  # MongoDB's limit
 _INSERT_BYTES = 4 * 1024 * 1024  # in one go: the embedded server's heap is small
 _DUPLICATE_KEY = 11000
 _LATEST_MILLISECONDS = int(dt.datetime(2100, 1, 1, tzinfo=dt.UTC).timestamp() * 1000)
-_IDENTITY = ("payload_sha256", "UUID")  # what tells two rejections of one place apart
+_IDENTITY = ("payload_sha256", "UUID", "detail")  # what tells two rejections of one place apart
 _EXPIRY_INTERVAL_SECONDS = 600.0
 _LONGEST_BACKOFF_SECONDS = 5.0
 
@@ -315,7 +315,6 @@ class Sink:
         self._written: deque[tuple[float, TopicPartition]] = deque()  # when, and the offset to go on from
         self._early: list[Message] = []  # came while waiting for MongoDB
         self._unreadable: list[Message] = []  # errors in place of batches
-        self._left_out: dict[tuple[str, int], int] = {}  # the last offset of the batch that was left out last
         self._stopping = False
         self._stored = 0
         self._next_expiry = 0.0
@@ -373,18 +372,15 @@ class Sink:
         self._written.extend((now, TopicPartition(topic, number, end)) for (topic, number), end in ends.items())
 
     def _leave_out(self, error: Message) -> None:
-        """Goes on behind a batch that the client cannot read, once a rejected document says so."""
-        place = error.topic(), error.partition()
-        if error.offset() <= self._left_out.get(place, -1):
-            return  # the client said so again before it went on
+        """Goes on behind a batch that the client cannot read, once a rejected document says so; may be repeated."""
         found: list[Unreadable | None] = []
         if not self._until_done(lambda: found.append(skip(self._consumer, self._settings, error))) or not found[0]:
             return
-        last = self._left_out[place] = found[0].last
-        problem = f"the batch of the offsets {found[0].first} to {last} is unreadable: {found[0].reason}"
+        problem = f"the batch of the offsets {found[0].first} to {found[0].last} is unreadable: {found[0].reason}"
         entry = set_aside(error, problem)
         if self._until_done(lambda: store(self._db, [entry])):
-            self._written.append((time.monotonic(), TopicPartition(*place, last + 1)))
+            behind = TopicPartition(error.topic(), error.partition(), found[0].last + 1)
+            self._written.append((time.monotonic(), behind))
 
     def _until_done(self, action: Callable[[], object]) -> bool:
         """Tries the action until it works, and stays in the consumer group meanwhile. False: stopping, not done."""

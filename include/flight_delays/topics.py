@@ -70,8 +70,11 @@ def _ensure_config(admin: AdminClient, settings: Settings, topics: list[str]) ->
         except KafkaException as error:
             if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 continue  # somebody created it a moment ago, and the broker does not describe it yet
-            raise
-        lacking = {name: value for name, value in CONFIG.items() if found[name].value != value}
+            if not settings.kafka_is_external:
+                raise
+            log.warning("Kafka does not tell the settings of the topic %s: %s", resource.name, error.args[0].str())
+            continue
+        lacking = {name: value for name, value in CONFIG.items() if name not in found or found[name].value != value}
         if lacking and settings.kafka_is_external:
             setting = ", ".join(f"{name}={value}" for name, value in lacking.items())
             log.warning(

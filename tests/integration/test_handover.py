@@ -6,12 +6,17 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
+from flight_delays.contract import MAX_MESSAGE_BYTES
 from flight_delays.predictor import handover
+from flight_delays.predictor.state import Gap
 from tests.conftest import Stack
 from tests.integration.line import compressed, create_topic, messages_on, put_bomb, until
 
@@ -90,6 +95,16 @@ def test_answers_of_a_topic_that_is_gone_do_not_count(stack: Stack, put: Put, tm
     assert goes_on(stack, tmp_path, committed=0, topic_since=5) == 2
 
 
+def gaps_from(stack: Stack, start: handover.Start) -> list[Gap]:
+    return [Gap(topic_id="", **asdict(batch)) for batch in handover.unreadable_from(stack.settings, start)]
+
+
+def numbers(stack: Stack, begin: int) -> list[int]:
+    """The numbers of the requests from that offset on."""
+    messages = messages_on(stack, handover.REQUEST_TOPIC, begin=begin)
+    return sorted(json.loads(message.value() or b"")["number"] for message in messages)
+
+
 def test_a_start_goes_around_what_no_query_can_read(stack: Stack, put: Put) -> None:
     topic = handover.REQUEST_TOPIC
     with compressed(stack, topic):
@@ -99,13 +114,62 @@ def test_a_start_goes_around_what_no_query_can_read(stack: Stack, put: Put) -> N
         put("request", {"number": 6}, MINUTE)
         put_bomb(stack, topic, size=900_000, count=400)
     put("request", {"number": 7}, MINUTE)
-    begin = handover.Start({0: 1, 1: -2}, {(0, 2), (0, 3)})  # 0 to 3 are answered
-    found = handover.unreadable_from(stack.settings, begin)
-    assert [(gap.first, gap.last) for gap in found] == [(6, 6), (8, 407)]
-    behind = handover.go_around(stack.settings, begin, found)
+    now = int(time.time() * 1000)
+    begin = handover.Start({0: 1, 1: -2}, {(0, 2): now, (0, 3): now})  # 0 to 3 are answered
+    gaps = gaps_from(stack, begin)
+    assert [(gap.first, gap.last) for gap in gaps] == [(6, 6), (8, 407)]
+    behind = handover.go_around(stack.settings, begin, gaps)
     assert behind.offsets == {0: 408, 1: 0}
-    again = [json.loads(message.value() or b"") for message in messages_on(stack, topic, begin=408)]
-    assert sorted(each["number"] for each in again) == [1, 4, 5, 6, 7], "what was not answered comes again, once"
+    assert numbers(stack, 408) == [1, 4, 5, 6, 7], "what was not answered comes again, once"
+    done = [gap.model_copy(update={"gone_around": True}) for gap in gaps]
+    assert handover.go_around(stack.settings, handover.Start(), done).offsets == {0: 408, 1: 0}
+    assert numbers(stack, 408) == [1, 4, 5, 6, 7], "nothing comes a second time"
+
+
+def test_an_answer_to_what_had_the_offset_before_hides_no_request(stack: Stack, put: Put, tmp_path: Path) -> None:
+    for offset in range(3):
+        put("answer", answer(offset), 2 * MINUTE)
+    with compressed(stack, handover.REQUEST_TOPIC):
+        for number in range(3):  # the broker's machine lost the first three
+            put("request", {"number": number}, MINUTE)
+        put_bomb(stack, handover.REQUEST_TOPIC)
+    assert goes_on(stack, tmp_path, committed=0) == 0
+    start = handover.starting_point(stack.settings, tmp_path)
+    assert handover.go_around(stack.settings, start, gaps_from(stack, start)).offsets == {0: 4, 1: 0}
+    assert numbers(stack, 4) == [0, 1, 2]
+
+
+def test_the_largest_request_before_a_gap_stops_nothing(stack: Stack, put: Put) -> None:
+    topic = handover.REQUEST_TOPIC
+    with compressed(stack, topic):  # unpacked, and with its header, Kafka would not take it again
+        assert put_bomb(stack, topic, size=1_048_570)[0] == {None}
+        put_bomb(stack, topic)
+    start = handover.go_around(stack.settings, handover.Start(), gaps_from(stack, handover.Start()))
+    assert start.offsets == {0: 2, 1: 0}
+    (again,) = messages_on(stack, topic, begin=2)
+    assert len(again.value() or b"") == MAX_MESSAGE_BYTES + 1, "so it is rejected as too large"
+
+
+def test_requests_that_are_left_are_sent_again_while_retention_removes_others(
+    stack: Stack, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = handover.REQUEST_TOPIC
+    with compressed(stack, topic):
+        for number in range(5):
+            put("request", {"number": number}, MINUTE)
+        put_bomb(stack, topic)
+    gaps, bounds = gaps_from(stack, handover.Start()), handover._bounds
+
+    def before_retention(*arguments: Any) -> dict[int, tuple[int, int]]:
+        found = bounds(*arguments)
+        admin = AdminClient({"bootstrap.servers": stack.settings.kafka_bootstrap})
+        admin.delete_records([TopicPartition(topic, 0, 2)])[TopicPartition(topic, 0)].result(20)
+        put("request", {"number": 99}, 0)
+        return found
+
+    monkeypatch.setattr(handover, "_bounds", before_retention)
+    handover.go_around(stack.settings, handover.Start(), gaps)
+    assert [number for number in numbers(stack, 6) if number != 99] == [2, 3, 4]
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ from uuid import uuid4
 
 import bson
 import pytest
-from confluent_kafka import Message, Producer
+from confluent_kafka import Consumer, Message, Producer
 from confluent_kafka.admin import AdminClient
 from pymongo.database import Database
 
 from flight_delays.contract import CLIENT_ID, DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC, Collection, Reason
 from flight_delays.settings import Settings
-from flight_delays.sink import Entry, check, entry, store
+from flight_delays.sink import GROUP, Entry, check, entry, store
 from flight_delays.store import find_answer, find_canary
 from flight_delays.topics import ensure_topics
 from tests.conftest import Stack
@@ -69,6 +69,13 @@ def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < end, "not in time"
         time.sleep(0.02)
+
+
+def recreate(settings: Settings, topic: str) -> None:
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    admin.delete_topics([topic])[topic].result(20)
+    eventually(lambda: topic in ensure_topics(admin, settings))
+    eventually(lambda: len(admin.list_topics(topic, timeout=5).topics[topic].partitions) == 2)
 
 
 def is_ready(settings: Settings) -> bool:
@@ -214,6 +221,45 @@ def test_a_bomb_is_set_aside_and_the_rest_goes_on(
         assert mongo[Collection.REJECTED].estimated_document_count() == 0, "it is not met again"
 
 
+def test_a_bomb_that_is_met_again_after_a_rebalance_is_left_out_again(
+    stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
+) -> None:
+    uuids = [str(uuid4()) for _ in range(10)]
+    with compressed(stack, RESPONSE_TOPIC):
+        for partition in (0, 1):
+            put_bomb(stack, RESPONSE_TOPIC, partition=partition)
+    with sink(settings, commit_delay=3):
+        eventually(lambda: mongo[Collection.REJECTED].estimated_document_count() == 2)
+        other = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": GROUP})  # comes and goes
+        other.subscribe([RESPONSE_TOPIC])
+        eventually(lambda: other.poll(0.1) is not None or bool(other.assignment()))
+        other.close()
+        produce(settings, [answer(uuid) for uuid in uuids])
+        eventually(lambda: stored(mongo, uuids))
+    assert mongo[Collection.REJECTED].estimated_document_count() == 2
+
+
+def test_a_topic_that_is_recreated_under_the_sink_is_read(
+    stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
+) -> None:
+    before, behind = ([str(uuid4()) for _ in range(count)] for count in (200, 10))
+
+    def put_bombs() -> None:
+        with compressed(stack, RESPONSE_TOPIC):
+            for partition in (0, 1):
+                put_bomb(stack, RESPONSE_TOPIC, partition=partition)
+
+    with sink(settings):
+        produce(settings, [answer(uuid) for uuid in before])
+        put_bombs()
+        eventually(lambda: mongo[Collection.REJECTED].estimated_document_count() == 2)
+        time.sleep(1.5)
+        recreate(settings, RESPONSE_TOPIC)
+        put_bombs()  # at lower offsets than before
+        produce(settings, [answer(uuid) for uuid in behind])
+        eventually(lambda: stored(mongo, before + behind), 60)
+
+
 def test_every_answer_on_a_recreated_topic_is_stored(
     stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
 ) -> None:
@@ -222,10 +268,7 @@ def test_every_answer_on_a_recreated_topic_is_stored(
         produce(settings, [answer(uuid) for uuid in before])
         eventually(lambda: stored(mongo, before))
         time.sleep(1.5)  # until the offsets are committed
-    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
-    admin.delete_topics([RESPONSE_TOPIC])[RESPONSE_TOPIC].result(20)
-    eventually(lambda: RESPONSE_TOPIC in ensure_topics(admin, settings))
-    eventually(lambda: len(admin.list_topics(RESPONSE_TOPIC, timeout=5).topics[RESPONSE_TOPIC].partitions) == 2)
+    recreate(settings, RESPONSE_TOPIC)
     produce(settings, [answer(uuid) for uuid in behind])
     with sink(settings):
         eventually(lambda: stored(mongo, before + behind))

@@ -193,7 +193,7 @@ class _Run:
             return Outcome(found.result, found.deployment, f"{why}: {failure.reason}", found.canary_seconds)
         try:
             return self._serve(champion, restart=restart, reason=reason)
-        except (OvertakenError, engine.SlotsError):
+        except (OvertakenError, engine.SlotsError, canary.BrokerError):  # no model is to blame
             raise
         except engine.ModelError as error:
             self._give_up(champion, substitute, error)
@@ -308,26 +308,30 @@ class _Run:
     def _start(self, candidate: Deployment) -> Start:
         """Where the candidate starts: behind what was answered, and behind what no query could read."""
         old = self.state.serving
-        if old is None:
-            start = Start()
-        elif recreated(self.settings, old):  # its offsets are those of the topic that is gone
+        if old is None or recreated(self.settings, old):  # offsets would be those of a topic that is gone
             start = Start()
             self._change(topic_since=candidate.generation)
         else:
             start = starting_point(self.settings, self.settings.checkpoints / old.checkpoint, self.state.topic_since)
-        found = unreadable_from(self.settings, start)
-        gaps = tuple(Gap(topic_id=candidate.topic_id, **asdict(batch)) for batch in found)
-        known = [gap for gap in self.state.gaps if gap.topic_id == candidate.topic_id and gap not in gaps]
-        for gap in gaps:
-            if gap not in self.state.gaps:
-                self.quarantined(
-                    candidate,
-                    f"partition {gap.partition} of {REQUEST_TOPIC}, offsets {gap.first} to {gap.last}, is quarantined, "
-                    f"as it would end every query: {gap.reason}",
-                )
-        if (*known, *gaps) != self.state.gaps:
-            self._change(gaps=(*known, *gaps))
-        return go_around(self.settings, start, found) if found else start
+        known = {(gap.partition, gap.first): gap for gap in self.state.gaps if gap.topic_id == candidate.topic_id}
+        found = {
+            (batch.partition, batch.first): known.get(
+                (batch.partition, batch.first), Gap(topic_id=candidate.topic_id, **asdict(batch))
+            )
+            for batch in unreadable_from(self.settings, start)
+        }
+        if found:
+            start = go_around(self.settings, start, found.values())
+        behind = {place: gap.model_copy(update={"gone_around": True}) for place, gap in found.items()}
+        if (gaps := tuple((known | behind).values())) != self.state.gaps:
+            self._change(gaps=gaps)
+        for gap in (gap for place, gap in found.items() if place not in known):
+            self.quarantined(
+                candidate,
+                f"partition {gap.partition} of {REQUEST_TOPIC}, offsets {gap.first} to {gap.last}, is quarantined, "
+                f"as it would end every query: {gap.reason}",
+            )
+        return start
 
     def _prove(self, deployment: Deployment) -> float:
         """Seconds until the canaries were answered; where they are not, the query's own exception is the reason."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +22,8 @@ from flight_delays.contract import (
     CLIENT_ID,
     DEAD_LETTER_PLACE,
     DEAD_LETTER_TOPIC,
+    MAX_KEY_BYTES,
+    MAX_MESSAGE_BYTES,
     REQUEST_TOPIC,
     RESPONSE_TOPIC,
 )
@@ -30,7 +32,7 @@ from flight_delays.topics import topic_id
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message, Producer
 
-    from flight_delays.predictor.state import Deployment
+    from flight_delays.predictor.state import Deployment, Gap
     from flight_delays.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -58,10 +60,13 @@ _PLACES: Final = {
 
 @dataclass(frozen=True)
 class Start:
-    """Where a query starts: `offsets` of each partition, None for the beginning; `answered` are places behind it."""
+    """Where a query starts: `offsets` of each partition, None for the beginning.
+
+    `answered` are places, also behind it, each with the last answer's timestamp in milliseconds.
+    """
 
     offsets: Offsets | None = None
-    answered: Container[Place] = frozenset()
+    answered: Mapping[Place, int] = field(default_factory=dict)
 
     def for_spark(self) -> str:
         """The value of Spark's option `startingOffsets`."""
@@ -126,11 +131,12 @@ def unreadable_from(settings: Settings, start: Start) -> list[Unreadable]:
     return list(unreadable(settings, REQUEST_TOPIC, {p: _at(offsets.get(p), low) for p, (low, _) in bounds.items()}))
 
 
-def go_around(settings: Settings, start: Start, gaps: Collection[Unreadable]) -> Start:
+def go_around(settings: Settings, start: Start, gaps: Iterable[Gap]) -> Start:
     """The start behind the last gap of each partition, once each readable request before it is on the topic again.
 
     Requests that were answered stay where they are; the others keep their UUID, so an answer to the first of the two
-    stays. Returns after Kafka has confirmed them all. Raises canary.BrokerError.
+    stays. None is sent before a gap that was gone around already. Returns after Kafka has confirmed them all. Raises
+    canary.BrokerError.
     """
     from confluent_kafka import Producer, TopicPartition
 
@@ -141,13 +147,14 @@ def go_around(settings: Settings, start: Start, gaps: Collection[Unreadable]) ->
             failures.append(f"{error} (a request of {len(message.value() or b''):,} bytes)")
 
     options = {"client.id": CLIENT_ID, "enable.idempotence": True, "message.timeout.ms": 60_000, "log_level": 0}
+    options |= {"queue.buffering.max.kbytes": 64 * 1024}
     producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "partitioner": PARTITIONER, **options})
     sent = 0
     with reader(settings) as consumer:
         bounds = _bounds(consumer, settings)
         offsets = {p: _at((start.offsets or {}).get(p), low) for p, (low, _) in bounds.items()}
         for gap in sorted(gaps, key=lambda gap: (gap.partition, gap.first)):
-            position = offsets[gap.partition]
+            position = gap.first if gap.gone_around else offsets[gap.partition]
             if position < gap.first:
                 consumer.assign([TopicPartition(REQUEST_TOPIC, gap.partition, position)])
             while position < gap.first:
@@ -158,21 +165,30 @@ def go_around(settings: Settings, start: Start, gaps: Collection[Unreadable]) ->
                     why = "no answer" if message is None else message.error()
                     raise BrokerError(f"Kafka does not give the requests before an unreadable one: {why}")
                 position = message.offset() + 1
-                if position <= gap.first and (gap.partition, message.offset()) not in start.answered:
+                if position <= gap.first and not _is_answered(message, start.answered):
                     _produce(producer, message, confirmed)
                     sent += 1
             offsets[gap.partition] = max(offsets[gap.partition], gap.last + 1)
     left = producer.flush(90)
     if left or failures:
         raise BrokerError(f"Kafka did not take {left or len(failures)} of {sent} requests again: {failures[:1]}")
-    log.warning("%d requests are on the topic again, behind %d unreadable batches", sent, len(gaps))
+    log.warning("%d requests are on the topic again, behind unreadable batches", sent)
     return Start(offsets)
 
 
+def _is_answered(request: Message, answered: Mapping[Place, int]) -> bool:
+    """Whether the request has an answer, and not another one that had its offset before."""
+    at = answered.get((request.partition(), request.offset()))
+    return at is not None and int(request.timestamp()[1]) <= at + _SKEW_SECONDS * 1000
+
+
 def _produce(producer: Producer, message: Message, confirmed: Callable[[Any, Message], None]) -> None:
+    # What is too large is rejected as such, by its first bytes, too: as a whole, Kafka might not take it a second time.
+    key, value = message.key(), message.value()
+    key, value = key and key[: MAX_KEY_BYTES + 1], value and value[: MAX_MESSAGE_BYTES + 1]
     while True:
         try:
-            producer.produce(REQUEST_TOPIC, key=message.key(), value=message.value(), on_delivery=confirmed)
+            producer.produce(REQUEST_TOPIC, key=key, value=value, on_delivery=confirmed)
             return
         except BufferError:
             producer.poll(0.1)
@@ -283,5 +299,5 @@ def _still_answered(settings: Settings, answered: Mapping[Place, int], places: C
         for place in moved.items()
         if (request := requests.get(place[0])) is not None
         and request.offset() == place[1]
-        and request.timestamp()[1] <= answered[place] + _SKEW_SECONDS * 1000
+        and _is_answered(request, answered)
     }

@@ -13,9 +13,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from xmlrpc.client import Error, ServerProxy
+from xmlrpc.client import Error, Fault, ServerProxy
 
 import psutil
+from supervisor.xmlrpc import Faults
 
 from flight_delays.settings import LOOPBACK, Settings
 from stack.secrets import write_private
@@ -120,7 +121,11 @@ class Supervisor:
     def start_service(self, name: str) -> None:
         """Starts one service where it does not run yet."""
         if self.states()[name]["statename"] in ("STOPPED", "EXITED", "FATAL"):
-            self._rpc.startProcess(name, False)
+            try:
+                self._rpc.startProcess(name, False)
+            except Fault as fault:
+                if fault.faultCode != Faults.ALREADY_STARTED:  # by the process manager itself, since it was asked
+                    raise
 
     def stop_service(self, name: str, *, wait: bool = True) -> None:
         """Stops one service and waits until it has ended."""

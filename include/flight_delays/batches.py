@@ -53,13 +53,14 @@ def unreadable(
 ) -> Iterator[Unreadable]:
     """The unreadable batches from these offsets on (partition -> offset), up to each partition's end of now.
 
-    With `only_first`, the batch at each offset is taken as unreadable, whatever it holds, and nothing else is looked
-    at. Memory stays at some MiB, whatever lies there. Raises BrokerError where Kafka does not answer.
+    With `only_first`, a compressed batch at each offset is taken as unreadable, whatever it holds, and nothing else is
+    looked at. Memory stays at some MiB, whatever lies there. Raises BrokerError where Kafka does not answer.
     """
     from kafka.client_async import KafkaClient
-    from kafka.errors import KafkaError, LeaderNotAvailableError
+    from kafka.errors import KafkaError, LeaderNotAvailableError, OffsetOutOfRangeError
     from kafka.structs import TopicPartition
 
+    logging.getLogger("kafka").setLevel(logging.ERROR)  # it logs each connection
     try:
         client = KafkaClient(bootstrap_servers=settings.kafka_bootstrap, receive_message_max_bytes=_RESPONSE_BYTES)
         try:
@@ -70,7 +71,7 @@ def unreadable(
                     raise LeaderNotAvailableError(f"partition {partition} has no leader")
                 client.await_ready(leader, timeout_ms=_WAIT_MS)
                 for first, last, codec, data in _batches(client, leader, topic, partition, offset):
-                    reason = "the client cannot unpack it" if only_first else _problem(codec, data)
+                    reason = "the client cannot unpack it" if only_first and codec else _problem(codec, data)
                     if reason is not None:
                         yield Unreadable(
                             partition, first, last, f"{len(data):,} bytes of {_CODECS.get(codec, codec)}: {reason}"
@@ -80,6 +81,8 @@ def unreadable(
         finally:
             client.close()
     except KafkaError as error:
+        if only_first and isinstance(error, OffsetOutOfRangeError):
+            return  # the topic was recreated since its client met that batch
         raise BrokerError(f"Kafka at {settings.kafka_bootstrap} does not give batches of {topic}: {error}") from error
 
 

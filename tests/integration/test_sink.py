@@ -236,6 +236,7 @@ def test_a_bomb_that_is_met_again_after_a_rebalance_is_left_out_again(
         other.close()
         produce(settings, [answer(uuid) for uuid in uuids])
         eventually(lambda: stored(mongo, uuids))
+        time.sleep(4.5)  # until the offsets behind them are committed
     assert mongo[Collection.REJECTED].estimated_document_count() == 2
 
 

@@ -465,17 +465,24 @@ def put_flights_and(engines: Stack, act: Callable[[], object]) -> list[str]:
     return uuids
 
 
+def recreate_request_topic(engines: Stack) -> None:
+    admin = AdminClient({"bootstrap.servers": engines.settings.kafka_bootstrap})
+    admin.delete_topics([REQUEST_TOPIC])[REQUEST_TOPIC].result(20)
+    until(lambda: REQUEST_TOPIC in ensure_topics(admin, engines.settings), 20, "the new topic")
+    until(lambda: max(canary.ends(engines.settings, REQUEST_TOPIC)) == 0, 20, "an empty topic")
+
+
 @pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
 def test_every_request_of_a_recreated_topic_is_answered(engines: Stack, running: bool) -> None:
+    predictor.act(engines.settings, Action.STOP)
+    recreate_request_topic(engines)  # so that few requests pass the offsets that are to be passed
+    assert predictor.act(engines.settings, Action.START).result is Result.STARTED
     await_answers(engines, put_flights(engines, 20))
     before = serving(engines)
     if not running:
         predictor.act(engines.settings, Action.STOP)
     high = max(canary.ends(engines.settings, REQUEST_TOPIC))
-    admin = AdminClient({"bootstrap.servers": engines.settings.kafka_bootstrap})
-    admin.delete_topics([REQUEST_TOPIC])[REQUEST_TOPIC].result(20)
-    until(lambda: REQUEST_TOPIC in ensure_topics(admin, engines.settings), 20, "the new topic")
-    until(lambda: max(canary.ends(engines.settings, REQUEST_TOPIC)) == 0, 20, "an empty topic")
+    recreate_request_topic(engines)
     uuids = put_flights(engines, 2 * high + 200)  # so that the offsets of the old topic are in range of the new one
     assert max(canary.ends(engines.settings, REQUEST_TOPIC)) > high
     if running:  # the query may have died of it

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from flight_delays.canary import BrokerError
+from flight_delays.errors import BrokerError
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message

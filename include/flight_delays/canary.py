@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
+from flight_delays.batches import is_of_a_batch, skip
 from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC, read_fields
-from flight_delays.errors import sentence
+from flight_delays.errors import BrokerError, CanaryError, sentence
 from flight_delays.features import date_parts
 
 if TYPE_CHECKING:
@@ -38,14 +39,6 @@ FLIGHT: Final = {
     "Distance": 2565.0,
 }
 """A flight of a route that the training data know."""
-
-
-class CanaryError(RuntimeError):
-    """A canary did not come back in time; the message says which, how long was waited, and what to look at."""
-
-
-class BrokerError(CanaryError):
-    """Kafka does not answer or takes nothing: no canary says anything about the query then."""
 
 
 def partition_of(key: str, partitions: int) -> int:
@@ -190,8 +183,6 @@ def prove(
     illness, or, naming the partitions, when nothing came for `timeout_seconds`.
     """
     from confluent_kafka import TopicPartition
-
-    from flight_delays.batches import is_of_a_batch, skip
 
     before = [TopicPartition(RESPONSE_TOPIC, i, offset) for i, offset in enumerate(ends(settings, RESPONSE_TOPIC))]
     with reader(settings) as consumer:

@@ -1,4 +1,4 @@
-"""Errors of drivers as people read them: one sentence, no description of all servers, no password."""
+"""Errors that several parts raise, and those of drivers as people read them: one sentence, no dump, no password."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ LONGEST: Final = 800
 _DUMP: Final = re.compile(r"\s*[(]configured timeouts: [^)]*[)]|, Timeout: .*|, full error: .*", re.DOTALL)
 """What pymongo adds to its sentence: its settings, a description of all servers, a whole document."""
 LOGIN: Final = re.compile(r"(?<=://)[^\s/]*@")
+
+
+class CanaryError(RuntimeError):
+    """A canary did not come back in time; the message says which, how long was waited, and what to look at."""
+
+
+class BrokerError(CanaryError):
+    """Kafka does not answer or takes nothing: no canary says anything about the query then."""
 
 
 def sentence(error: object) -> str:

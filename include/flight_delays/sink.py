@@ -27,7 +27,6 @@ from pydantic import ValidationError
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, PyMongoError
 
 from flight_delays.batches import Unreadable, is_of_a_batch, skip
-from flight_delays.canary import BrokerError
 from flight_delays.contract import (
     DEAD_LETTER_TOPIC,
     PAYLOAD_BYTES,
@@ -42,7 +41,7 @@ from flight_delays.contract import (
     read_fields,
     rejected_id,
 )
-from flight_delays.errors import sentence
+from flight_delays.errors import BrokerError, sentence
 from flight_delays.printable import log_to_stderr
 from flight_delays.settings import Settings, get_settings
 from flight_delays.store import canary_id, connect, ensure_indexes, expire_canaries

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flight_delays.errors import plain
+from flight_delays.errors import CanaryError, plain
 
 
 @plain()
@@ -19,7 +19,7 @@ def act(params: Mapping[str, Any], run: str, events: Mapping[Any, Any]) -> dict[
     from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
     # Airflow imports what lies in plugins/ into every one of its processes: so only what is needed, when it is.
-    from flight_delays import canary, predictor, registry
+    from flight_delays import predictor, registry
     from flight_delays.settings import get_settings
 
     settings = get_settings()
@@ -28,7 +28,7 @@ def act(params: Mapping[str, Any], run: str, events: Mapping[Any, Any]) -> dict[
         if action is predictor.Action.RECONCILE and registry.read_pointer(settings.models).champion is None:
             raise AirflowSkipException("there is no model yet; training triggers this again")
         done = predictor.act(settings, action, params["version"], reason=_reason(events), dag_run=run)
-    except (predictor.PredictorError, canary.CanaryError, registry.RegistryError) as error:
+    except (predictor.PredictorError, CanaryError, registry.RegistryError) as error:
         raise AirflowFailException(str(error)) from error
     return done.summary()
 

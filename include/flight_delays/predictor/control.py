@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from flight_delays import canary, registry, store, training
 from flight_delays.contract import REQUEST_TOPIC
-from flight_delays.errors import sentence
+from flight_delays.errors import BrokerError, CanaryError, sentence
 from flight_delays.names import Action
 from flight_delays.predictor import engine
 from flight_delays.predictor.events import Event, Kind, record
@@ -91,7 +91,7 @@ def act(
 ) -> Outcome:
     """Does what is asked, and returns only when it is so: its canaries came back, through MongoDB, or it is stopped.
 
-    `version` is for `DEPLOY`; `reason` and `dag_run` are for the event. Raises PredictorError, canary.CanaryError or
+    `version` is for `DEPLOY`; `reason` and `dag_run` are for the event. Raises PredictorError, CanaryError or
     registry.RegistryError with the reason, in one sentence; what served before goes on serving where it can. Raises
     OvertakenError where another run came in between.
     """
@@ -123,7 +123,7 @@ def act(
         raise
     except BaseException as error:  # a task's time limit and SIGTERM are none of Exception
         with suppress(Exception):
-            kind = Kind.CANARY_FAILED if isinstance(error, canary.CanaryError) else Kind.FAILED
+            kind = Kind.CANARY_FAILED if isinstance(error, CanaryError) else Kind.FAILED
             event(kind, run.tried if run else None, sentence(error))
         raise
     finally:
@@ -193,12 +193,12 @@ class _Run:
             return Outcome(found.result, found.deployment, f"{why}: {failure.reason}", found.canary_seconds)
         try:
             return self._serve(champion, restart=restart, reason=reason)
-        except (OvertakenError, engine.SlotsError, canary.BrokerError):  # no model is to blame
+        except (OvertakenError, engine.SlotsError, BrokerError):  # no model is to blame
             raise
         except engine.ModelError as error:
             self._give_up(champion, substitute, error)
             raise
-        except (PredictorError, canary.CanaryError) as error:
+        except (PredictorError, CanaryError) as error:
             serving = self.state.serving
             # Is it the new model, or all around it? The old query tells, which does not know the new model.
             if serving is not None and serving.version != champion and self._answers(serving):
@@ -224,7 +224,7 @@ class _Run:
     def _serve(self, version: str, *, restart: bool, reason: str) -> Outcome:
         """Brings about that this version serves: leaves its healthy query alone, repairs an ill one, replaces others.
 
-        Raises canary.BrokerError before anything is touched where Kafka does not answer.
+        Raises BrokerError before anything is touched where Kafka does not answer.
         """
         canary.ends(self.settings, REQUEST_TOPIC)
         engine.await_server(self.settings)
@@ -234,9 +234,9 @@ class _Run:
         if (illness := recreated(self.settings, serving) or engine.illness(self.settings, serving)) is None:
             try:
                 return Outcome(Result.UNCHANGED, serving, canary_seconds=self._prove(serving))
-            except canary.BrokerError:
+            except BrokerError:
                 raise
-            except (canary.CanaryError, PredictorError) as error:
+            except (CanaryError, PredictorError) as error:
                 illness = str(error)
         return self._repair(serving, illness)
 
@@ -342,9 +342,9 @@ class _Run:
                 self.settings.canary_timeout_seconds,
                 lambda: engine.illness(self.settings, deployment),
             )
-        except canary.BrokerError:
+        except BrokerError:
             raise
-        except canary.CanaryError as error:
+        except CanaryError as error:
             self.tried = deployment
             if (illness := engine.illness(self.settings, deployment)) is not None:
                 raise PredictorError(illness) from error
@@ -354,7 +354,7 @@ class _Run:
     def _answers(self, deployment: Deployment) -> bool:
         try:
             self._prove(deployment)
-        except (PredictorError, canary.CanaryError):
+        except (PredictorError, CanaryError):
             return False
         return True
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from flight_delays.batches import Unreadable, is_of_a_batch, skip, unreadable
-from flight_delays.canary import PARTITIONER, BrokerError, first_messages, no_broker, partitions_of, reader
+from flight_delays.canary import PARTITIONER, first_messages, no_broker, partitions_of, reader
 from flight_delays.contract import (
     ANSWER_PLACE,
     CLIENT_ID,
@@ -27,6 +27,7 @@ from flight_delays.contract import (
     REQUEST_TOPIC,
     RESPONSE_TOPIC,
 )
+from flight_delays.errors import BrokerError
 from flight_delays.topics import topic_id
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Start:
 
 
 def request_topic_id(settings: Settings) -> str:
-    """The id of the request topic of now; empty where the broker gives none. Raises canary.BrokerError."""
+    """The id of the request topic of now; empty where the broker gives none. Raises BrokerError."""
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
@@ -102,7 +103,7 @@ def starting_point(settings: Settings, checkpoint: Path, topic_since: int = 0) -
 
     In each partition that is the first request since the last committed batch that has neither an answer nor a dead
     letter on Kafka, of a deployment from `topic_since` on. What comes after it may be answered twice; the first answer
-    stays. The beginning where the checkpoint tells nothing. Raises canary.BrokerError where Kafka does not answer.
+    stays. The beginning where the checkpoint tells nothing. Raises BrokerError where Kafka does not answer.
     """
     found = committed(checkpoint)
     if found is None:
@@ -124,7 +125,7 @@ def starting_point(settings: Settings, checkpoint: Path, topic_since: int = 0) -
 
 
 def unreadable_from(settings: Settings, start: Start) -> list[Unreadable]:
-    """The batches from there on that would end the query, whose reader unpacks them. Raises canary.BrokerError."""
+    """The batches from there on that would end the query, whose reader unpacks them. Raises BrokerError."""
     with reader(settings) as consumer:
         bounds = _bounds(consumer, settings)
     offsets = start.offsets or {}
@@ -136,7 +137,7 @@ def go_around(settings: Settings, start: Start, gaps: Iterable[Gap]) -> Start:
 
     Requests that were answered stay where they are; the others keep their UUID, so an answer to the first of the two
     stays. None is sent before a gap that was gone around already. Returns after Kafka has confirmed them all. Raises
-    canary.BrokerError.
+    BrokerError.
     """
     from confluent_kafka import Producer, TopicPartition
 

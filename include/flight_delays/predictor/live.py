@@ -15,9 +15,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from pymongo.errors import PyMongoError
 
 from flight_delays import store
-from flight_delays.canary import BrokerError, first_messages, partitions_of, reader
+from flight_delays.canary import first_messages, partitions_of, reader
 from flight_delays.contract import ANSWER_PLACE, DEAD_LETTER_PLACE, REQUEST_TOPIC, Collection
-from flight_delays.errors import sentence
+from flight_delays.errors import BrokerError, sentence
 from flight_delays.predictor.events import Event, last_events
 from flight_delays.predictor.state import PredictorError, State, Wanted, read_state
 from flight_delays.predictor.watch import UNDER_WAY_SECONDS

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from pymongo.errors import PyMongoError
 
 from flight_delays import canary, registry, store
-from flight_delays.errors import sentence
+from flight_delays.errors import CanaryError, sentence
 from flight_delays.predictor import engine
 from flight_delays.predictor.handover import recreated
 from flight_delays.predictor.state import PredictorError, State, Wanted, read_state
@@ -76,7 +76,7 @@ def look(settings: Settings) -> Illness | None:
             part, f"MongoDB does not answer at {settings.mongo_uri.rpartition('@')[2]} (MONGO_URI; {sentence(error)})"
         )
     except Exception as error:
-        if not isinstance(error, (PredictorError, canary.CanaryError, registry.RegistryError)):
+        if not isinstance(error, (PredictorError, CanaryError, registry.RegistryError)):
             log.exception("the watch itself failed")
         return Illness(part, sentence(error))
     finally:

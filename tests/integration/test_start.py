@@ -193,7 +193,7 @@ def test_the_environment_is_the_same_for_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("locale", ["C", "xx_XX.ISO-8859-1", "C.UTF-8"])
 def test_every_command_reads_paths_and_text_as_utf_8(locale: str) -> None:
     """Before it reads its own path: in the C locale, Python cannot even find its packages in one beyond ASCII."""
-    command = ["make", "--eval", "shown: ; @echo $$LC_ALL", "shown"]
+    command = ["make", "--no-print-directory", "--eval", "shown: ; @echo $$LC_ALL", "shown"]
     environment = os.environ | {"LC_ALL": locale}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "C.UTF-8"

@@ -277,8 +277,18 @@ def test_a_crowd_that_asks_how_it_does_holds_up_no_flight(
     url: str, stack: Any, name: str, path: str, found: str
 ) -> None:
     """While the service hangs, finding out takes seconds: the crowd hears what was found before."""
-    until(lambda: re.search(found, httpx.get(url + path, timeout=30).text), 60, "what there is to be found")
-    before = re.findall(found, httpx.get(url + path, timeout=30).text)[-1]
+
+    def read() -> str | None:
+        values = re.findall(found, httpx.get(url + path, timeout=30).text)
+        return values[-1] if values else None
+
+    def settled() -> str | None:
+        """A value that no reading, started before, changes any more."""
+        value = read()
+        time.sleep(0.75 * FRESH_SECONDS)
+        return value if read() == value else None
+
+    before = until(settled, 60, "what there is to be found")
     service = psutil.Process(stack.supervisor.states()[name]["pid"])
     with ExitStack() as at_the_end:
         service.suspend()

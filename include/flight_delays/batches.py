@@ -98,14 +98,18 @@ def skip(consumer: Consumer, settings: Settings, message: Message) -> Unreadable
 
     None where the error is no matter of a batch. Raises BrokerError where Kafka does not answer.
     """
-    from confluent_kafka import TopicPartition
+    from confluent_kafka import KafkaException, TopicPartition
 
     if not is_of_a_batch(message):
         return None
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     for found in unreadable(settings, topic, {partition: offset}, only_first=True):
+        try:
+            consumer.seek(TopicPartition(topic, partition, found.last + 1))
+        except KafkaException as error:  # a rebalance gave the partition to another consumer, which meets the batch
+            log.warning("Does not leave out %s-%d, offset %d: %s", topic, partition, found.first, error.args[0].str())
+            return None
         log.warning("Left out %s-%d, offsets %d to %d: %s", topic, partition, found.first, found.last, found.reason)
-        consumer.seek(TopicPartition(topic, partition, found.last + 1))
         return found
     return None
 

@@ -80,6 +80,17 @@ def test_a_client_goes_on_behind_what_it_cannot_read(stack: Stack, topic: str) -
     assert skipped == {(5, 404), (405, 405)}
 
 
+def test_a_batch_of_a_partition_that_was_given_away_is_left_to_its_owner(stack: Stack, topic: str) -> None:
+    put_bomb(stack, topic)
+    consumer = Consumer({"bootstrap.servers": stack.settings.kafka_bootstrap, "group.id": str(uuid4())})
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    message = until(lambda: consumer.poll(1), 30, "the error")
+    assert is_of_a_batch(message)
+    consumer.unassign()
+    assert skip(consumer, stack.settings, message) is None
+    consumer.close()
+
+
 def test_a_broker_that_is_away_is_named(stack: Stack) -> None:
     away = stack.settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:1"})
     with pytest.raises(BrokerError, match=r"127\.0\.0\.1:1"):

@@ -87,10 +87,11 @@ def unreadable(
 
 
 def is_of_a_batch(message: Message) -> bool:
-    """Whether the error in place of a message is that the client cannot read a batch, however often it tries."""
+    """Whether this is an error in place of a message: the client cannot read a batch, however often it tries."""
     from confluent_kafka import KafkaError
 
-    return message.error().code() in (KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG)
+    error = message.error()
+    return error is not None and error.code() in (KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG)
 
 
 def skip(consumer: Consumer, settings: Settings, message: Message) -> Unreadable | None:

@@ -308,7 +308,7 @@ class _Run:
     def _start(self, candidate: Deployment) -> Start:
         """Where the candidate starts: behind what was answered, and behind what no query could read."""
         old = self.state.serving
-        if old is None or recreated(self.settings, old):  # offsets would be those of a topic that is gone
+        if old is None or not old.reads(candidate.topic_id):  # offsets would be those of a topic that is gone
             start = Start()
             self._change(topic_since=candidate.generation)
         else:

@@ -26,6 +26,7 @@ from flight_delays.contract import (
     MAX_MESSAGE_BYTES,
     REQUEST_TOPIC,
     RESPONSE_TOPIC,
+    read_fields,
 )
 from flight_delays.errors import BrokerError
 from flight_delays.topics import topic_id
@@ -90,7 +91,7 @@ def recreated(settings: Settings, deployment: Deployment) -> str | None:
 
     Without this, the offsets of the topic that is gone would skip as many requests of the one that is there.
     """
-    if not deployment.topic_id or request_topic_id(settings) in ("", deployment.topic_id):
+    if not deployment.topic_id or deployment.reads(request_topic_id(settings)):
         return None
     return (
         f"the topic {REQUEST_TOPIC} was deleted and recreated since deployment {deployment.generation} started; it is "
@@ -127,9 +128,8 @@ def starting_point(settings: Settings, checkpoint: Path, topic_since: int = 0) -
 def unreadable_from(settings: Settings, start: Start) -> list[Unreadable]:
     """The batches from there on that would end the query, whose reader unpacks them. Raises BrokerError."""
     with reader(settings) as consumer:
-        bounds = _bounds(consumer, settings)
-    offsets = start.offsets or {}
-    return list(unreadable(settings, REQUEST_TOPIC, {p: _at(offsets.get(p), low) for p, (low, _) in bounds.items()}))
+        offsets = _offsets(consumer, settings, start)
+    return list(unreadable(settings, REQUEST_TOPIC, offsets))
 
 
 def go_around(settings: Settings, start: Start, gaps: Iterable[Gap]) -> Start:
@@ -152,15 +152,14 @@ def go_around(settings: Settings, start: Start, gaps: Iterable[Gap]) -> Start:
     producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "partitioner": PARTITIONER, **options})
     sent = 0
     with reader(settings) as consumer:
-        bounds = _bounds(consumer, settings)
-        offsets = {p: _at((start.offsets or {}).get(p), low) for p, (low, _) in bounds.items()}
+        offsets = _offsets(consumer, settings, start)
         for gap in sorted(gaps, key=lambda gap: (gap.partition, gap.first)):
             position = gap.first if gap.gone_around else offsets[gap.partition]
             if position < gap.first:
                 consumer.assign([TopicPartition(REQUEST_TOPIC, gap.partition, position)])
             while position < gap.first:
                 message = consumer.poll(_KAFKA_SECONDS)
-                if message is not None and message.error() is not None and is_of_a_batch(message):
+                if message is not None and is_of_a_batch(message):
                     break  # the gap itself: no request lies just before it
                 if message is None or message.error() is not None:
                     why = "no answer" if message is None else message.error()
@@ -200,9 +199,11 @@ def _bounds(consumer: Consumer, settings: Settings) -> dict[int, tuple[int, int]
     return {place.partition: consumer.get_watermark_offsets(place, timeout=_KAFKA_SECONDS) for place in places}
 
 
-def _at(offset: int | None, low: int) -> int:
-    """The offset; where it stands for the beginning (`FROM_THE_BEGINNING`, none), that."""
-    return low if offset is None else max(offset, low)
+def _offsets(consumer: Consumer, settings: Settings, start: Start) -> Offsets:
+    """The start's offset in each partition, as numbers: the first that is there where it stands for the beginning."""
+    offsets = start.offsets or {}
+    bounds = _bounds(consumer, settings)
+    return {partition: max(offsets.get(partition, FROM_THE_BEGINNING), low) for partition, (low, _) in bounds.items()}
 
 
 def behind_answered(offsets: Offsets, answered: Container[Place]) -> Offsets:
@@ -279,13 +280,11 @@ def _answered(consumer: Consumer, settings: Settings, since: float, topic_since:
 
 def _request_of(message: Message, topic_since: int) -> Place | None:
     partition_name, offset_name = _PLACES[message.topic()]
-    try:
-        fields: Any = json.loads(message.value() or b"null")
-        partition, offset, deployment = fields[partition_name], fields[offset_name], fields.get("Deployment", 0)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return None
-    found = type(partition) is int and type(offset) is int and type(deployment) is int and deployment >= topic_since
-    return (partition, offset) if found else None
+    fields = read_fields(message.value())
+    partition, offset, deployment = fields.get(partition_name), fields.get(offset_name), fields.get("Deployment", 0)
+    if type(partition) is int and type(offset) is int and type(deployment) is int and deployment >= topic_since:
+        return partition, offset
+    return None
 
 
 def _still_answered(settings: Settings, answered: Mapping[Place, int], places: Collection[Place]) -> set[Place]:

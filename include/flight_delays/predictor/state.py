@@ -75,6 +75,10 @@ class Deployment(BaseModel):
     alone: bool = False
     topic_id: str = ""
 
+    def reads(self, topic_id: str) -> bool:
+        """Whether the request topic with this id is the one that the deployment reads, as far as both are known."""
+        return not self.topic_id or topic_id in ("", self.topic_id)
+
 
 class Failure(BaseModel):
     """Why a version's deployment failed: it is not tried again until a person asks for it, or a newer one comes."""

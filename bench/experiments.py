@@ -21,8 +21,9 @@ from pyspark.ml.feature import StringIndexer, VectorAssembler
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from flight_delays import metrics
-from flight_delays.features import (
+from flight_delays.data.records import month_files
+from flight_delays.model import evaluation, metrics, pipeline
+from flight_delays.model.features import (
     GAIN_FEATURES,
     LABEL,
     NAMED,
@@ -32,8 +33,7 @@ from flight_delays.features import (
     WEATHER_FEATURES,
     without_context,
 )
-from flight_delays.records import month_files
-from flight_delays.registry import Scores
+from flight_delays.model.registry import Scores
 from flight_delays.settings import PROJECT, get_settings
 from spark_jobs import train_model
 
@@ -46,11 +46,11 @@ BEGIN, END = "<!-- experiments -->", "<!-- end of experiments -->"
 
 def baselines(training: DataFrame, holdout: DataFrame) -> Results:
     """The commonest bucket, and the departure delay alone."""
-    yield from train_model.baselines(training, holdout).items()
+    yield from evaluation.baselines(training, holdout).items()
 
 
 def _forest(training: DataFrame, holdout: DataFrame, trees: int, depth: int) -> Results:
-    model = train_model.fit(training, trees=trees, depth=depth, seed=42)
+    model = pipeline.fit(training, trees=trees, depth=depth, seed=42)
     bare = without_context(holdout)
     for case, flights in (
         ("with context", holdout),
@@ -59,7 +59,7 @@ def _forest(training: DataFrame, holdout: DataFrame, trees: int, depth: int) -> 
         ("request alone", bare),
         ("request alone, no times", without_context(bare, names=TIMES)),
     ):
-        yield case, metrics.score(*train_model.answers(model, flights)[:2])
+        yield case, metrics.score(*evaluation.labels_and_probabilities(model, flights)[:2])
 
 
 def the_pipeline(training: DataFrame, holdout: DataFrame) -> Results:
@@ -86,7 +86,7 @@ def original_features(training: DataFrame, holdout: DataFrame) -> Results:
         ),
     ]
     model = Pipeline(stages=stages).fit(training)
-    yield "as it is", metrics.score(*train_model.answers(model, holdout)[:2])
+    yield "as it is", metrics.score(*evaluation.labels_and_probabilities(model, holdout)[:2])
 
 
 def without_winter(training: DataFrame, holdout: DataFrame) -> Results:
@@ -138,8 +138,8 @@ def main() -> None:
     settings = get_settings()
     spark = SparkSession.builder.master("local[2]").config("spark.driver.memory", "3g").getOrCreate()
     hours = spark.read.parquet(str(settings.weather)) if any(settings.weather.glob("*.parquet")) else None
-    flights = train_model.labelled(spark.read.parquet(*map(str, month_files(settings.records))), hours).cache()
-    training, holdout = train_model.split_by_time(flights, 2)
+    flights = pipeline.labelled(spark.read.parquet(*map(str, month_files(settings.records))), hours).cache()
+    training, holdout = pipeline.split_by_time(flights, 2)
     lines = [
         "| experiment | holdout | accuracy | macro-F1 | log-loss | calibration error | seconds |",
         "|---|---|---|---|---|---|---|",

@@ -17,8 +17,11 @@ from typing import Any, Final, TypeVar
 
 import psutil
 
-from flight_delays import predictor, registry, store
-from flight_delays.names import DagId
+from flight_delays.contract import DagId
+from flight_delays.infra import mongo
+from flight_delays.model import registry
+from flight_delays.predictor.control import reconcile
+from flight_delays.predictor.state import read_state
 from flight_delays.settings import LOOPBACK, PROJECT, Settings
 from stack.airflow_api import AirflowApi
 from stack.secrets import load_secrets
@@ -109,7 +112,7 @@ class Installation:
     @cached_property
     def db(self) -> Any:
         """The database."""
-        return store.connect(self.settings)
+        return mongo.connect(self.settings)
 
     def airflow(self) -> AirflowApi:
         """Airflow's API; made anew, because a login expires."""
@@ -131,7 +134,7 @@ class Installation:
 
         def serves() -> bool:
             champion = registry.read_pointer(self.settings.models).champion
-            state = predictor.read_state(self.db)
+            state = read_state(self.db)
             return state.serving is not None and state.serving.version == champion and not state.retiring
 
         until("the champion serves", seconds, serves)
@@ -176,13 +179,13 @@ class Installation:
         changed = self.settings.model_copy(update=changes)
         self.stop("spark-connect")
         self.start("spark-connect")
-        predictor.reconcile(changed)
+        reconcile(changed)
         return changed
 
     @property
     def batches(self) -> int:
         """How many batches the serving query has committed."""
-        serving = predictor.read_state(self.db).serving
+        serving = read_state(self.db).serving
         assert serving is not None  # noqa: S101 - the stack is up
         commits = self.settings.checkpoints / serving.checkpoint / "commits"
         return max((int(file.name) + 1 for file in commits.glob("[0-9]*")), default=0)

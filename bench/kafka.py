@@ -14,8 +14,8 @@ from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from bench.traffic import FIELDS, records_flights
-from flight_delays.canary import PARTITIONER
 from flight_delays.contract import CLIENT_ID, REQUEST_TOPIC
+from flight_delays.infra.kafka import PARTITIONER
 from flight_delays.settings import Settings
 
 Offsets = dict[int, int]

@@ -14,9 +14,10 @@ from typing import Final
 from bench.installation import Installation, until
 from bench.results import RATE, Plan, Results
 from bench.traffic import Exchange, records_flights, send
-from flight_delays import predictor, registry
-from flight_delays.names import DagId
+from flight_delays.contract import DagId
+from flight_delays.model import registry
 from flight_delays.predictor.events import Kind, last_events
+from flight_delays.predictor.status import read_status
 from stack.airflow_api import ACTIVE
 
 COMPONENTS: Final = ("spark-connect", "kafka", "mongo", "sink")
@@ -70,7 +71,7 @@ def repair(inst: Installation, plan: Plan, results: Results) -> None:
                 answered = partial(_answered_since, exchanges, killed)
                 until("an answer to a flight that left after the kill", 240, answered)
                 seconds.append(answered() - killed)
-                until("a healthy predictor", 240, lambda: predictor.status(inst.settings).healthy, every=1)
+                until("a healthy predictor", 240, lambda: read_status(inst.settings).healthy, every=1)
                 time.sleep(5)
             lost += sum(one.accepted is not None and one.answered is None for one in exchanges)
         longest = max(seconds)

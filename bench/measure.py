@@ -17,9 +17,11 @@ from bench.installation import Installation, until
 from bench.kafka import Kafka, Offsets, requests
 from bench.results import BUSY, MICROBATCH, ORIGINAL, RATE, REALTIME, BatchDuration, Plan, Results
 from bench.traffic import Exchange, percentile, records_flights, send
-from flight_delays import predictor, registry
-from flight_delays.contract import RESPONSE_TOPIC, Collection
-from flight_delays.names import DagId
+from flight_delays.contract import RESPONSE_TOPIC, Collection, DagId
+from flight_delays.errors import PredictorError
+from flight_delays.model import registry
+from flight_delays.predictor.control import reconcile
+from flight_delays.predictor.engine import ping
 from flight_delays.settings import Settings
 
 # --- from POST to answer ---------------------------------------------------------------------------------------------
@@ -212,7 +214,7 @@ def _kill(inst: Installation, settings: Settings) -> tuple[float, float, int]:
     inst.kill("spark-connect")
     until("the Spark Connect server", 120, lambda: _pings(settings))
     server = time.monotonic()
-    predictor.reconcile(settings)
+    reconcile(settings)
     seen = Counter(answer.key() for answer in kafka.read(RESPONSE_TOPIC, before, kafka.ends(RESPONSE_TOPIC)))
     kafka.close()
     return killed, server, sum(times - 1 for times in seen.values())
@@ -220,8 +222,8 @@ def _kill(inst: Installation, settings: Settings) -> tuple[float, float, int]:
 
 def _pings(settings: Settings) -> bool:
     try:
-        predictor.ping(settings)
-    except predictor.PredictorError:
+        ping(settings)
+    except PredictorError:
         return False
     return True
 

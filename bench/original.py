@@ -20,10 +20,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from bench.installation import until
-from flight_delays import registry
 from flight_delays.contract import DATABASE, Collection
+from flight_delays.model import registry
+from flight_delays.predictor import query
 from flight_delays.settings import PROJECT, Settings, get_settings
-from spark_jobs import streaming_predictor
 from stack import artifacts
 from stack.services import inherited_environment, spark_environment
 
@@ -32,9 +32,9 @@ _START_SECONDS: Final = 180
 
 def documents(messages: DataFrame, model: PipelineModel, version: str) -> DataFrame:
     """Kafka rows -> the documents that the web app looks for: `_id` is the UUID."""
-    judged = streaming_predictor.validate(streaming_predictor.parse(messages)).where(F.col("invalid").isNull())
-    predicted = streaming_predictor.predict(judged, model, version, 0)
-    return predicted.select(F.col("UUID").alias("_id"), *streaming_predictor.response_fields())
+    judged = query.validate(query.parse(messages)).where(F.col("invalid").isNull())
+    predicted = query.predict(judged, model, version, 0)
+    return predicted.select(F.col("UUID").alias("_id"), *query.response_fields())
 
 
 @contextmanager
@@ -81,10 +81,10 @@ def main(settings: Settings) -> None:
     if version is None:
         raise SystemExit("there is no model: run `make up` first")
     spark = SparkSession.builder.appName("the original's way").getOrCreate()
-    streaming_predictor.configure(spark)
+    query.configure(spark)
     model = PipelineModel.load(str(registry.pipeline_path(settings.models, version)))
-    messages = streaming_predictor.read_requests(spark, settings, "latest")
-    query = (
+    messages = query.read_requests(spark, settings, "latest")
+    running_query = (
         documents(messages, model, version)
         .writeStream.format("mongodb")
         .option("checkpointLocation", str(options.checkpoint))
@@ -94,9 +94,9 @@ def main(settings: Settings) -> None:
         .outputMode("append")
         .start()
     )
-    query.processAllAvailable()
+    running_query.processAllAvailable()
     options.ready.touch()
-    query.awaitTermination()
+    running_query.awaitTermination()
 
 
 if __name__ == "__main__":

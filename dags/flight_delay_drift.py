@@ -9,8 +9,9 @@ from typing import Any
 
 from airflow.sdk import Param, dag, task
 
-from flight_delays.names import DagId, Tag, default_args
+from flight_delays.contract import DagId
 from flight_delays.settings import get_settings
+from flight_delays_airflow.names import Tag, default_args
 
 PARAMS = {
     "days": Param(7, type="number", exclusiveMinimum=0, description="What was asked in the last so many days"),
@@ -42,9 +43,9 @@ PARAMS = {
 def flight_delay_drift() -> None:
     @task
     def drift(params: dict[str, Any]) -> dict[str, Any]:
-        from flight_delays_airflow import replaying
+        from flight_delays_airflow import flight_delay_drift as tasks
 
-        return replaying.drift(params)
+        return tasks.drift(params)
 
     drift()
 

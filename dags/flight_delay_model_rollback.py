@@ -11,13 +11,14 @@ from typing import Any
 
 from airflow.sdk import Metadata, Param, dag, task
 
-from flight_delays import training
-from flight_delays.names import AssetName, DagId, Tag, asset, default_args
-from flight_delays.registry import VERSION_PATTERN
+from flight_delays.contract import DagId
+from flight_delays.model import promotion
+from flight_delays.model.registry import VERSION_PATTERN
+from flight_delays_airflow.names import AssetName, Tag, asset, default_args
 
 MODEL = asset(AssetName.MODEL)
 VERSION = Param(
-    training.PREVIOUS,
+    promotion.PREVIOUS,
     type="string",
     pattern=rf"^\s*(previous|{VERSION_PATTERN})\s*$",
     description="previous, or a version as `make models` and the folder models/ name it",
@@ -38,7 +39,7 @@ VERSION = Param(
 def build() -> None:
     @task(outlets=[MODEL])
     def roll_back(params: dict[str, Any]) -> Iterator[Metadata]:
-        yield Metadata(MODEL, training.roll_back(params))
+        yield Metadata(MODEL, promotion.roll_back(params))
 
     roll_back()
 

@@ -11,11 +11,12 @@ from typing import Any
 
 from airflow.sdk import AssetWatcher, Metadata, Param, TriggerRule, dag, task
 
-from flight_delays.names import KAFKA_CONNECTION, Action, AssetName, DagId, Tag, asset, default_args
-from flight_delays.registry import VERSION_PATTERN
-from flight_delays.settings import get_settings
+from flight_delays.contract import DagId
+from flight_delays.model.registry import VERSION_PATTERN
+from flight_delays.predictor.state import Action
+from flight_delays_airflow.names import AssetName, Tag, asset, default_args
 from flight_delays_airflow.plugin import SparkUiLink
-from flight_delays_airflow.watch import PredictorWatch
+from flight_delays_airflow.trigger import PredictorWatch
 
 PREDICTOR = asset(AssetName.PREDICTOR)
 ALARM = asset(AssetName.ALARM, watchers=[AssetWatcher(name="predictor_watch", trigger=PredictorWatch())])
@@ -49,28 +50,24 @@ PARAMS = {
 def flight_delay_predictor() -> None:
     @task
     def create_topics() -> list[str]:
-        from airflow.providers.apache.kafka.hooks.client import KafkaAdminClientHook
+        from flight_delays_airflow import flight_delay_predictor as tasks
 
-        from flight_delays.topics import ensure_topics
-
-        return ensure_topics(KafkaAdminClientHook(KAFKA_CONNECTION).get_conn, get_settings())
+        return tasks.create_topics()
 
     @task
     def create_indexes() -> None:
-        from flight_delays.errors import plain
-        from flight_delays.store import connect, ensure_indexes
+        from flight_delays_airflow import flight_delay_predictor as tasks
 
-        with plain():
-            ensure_indexes(connect(get_settings()))
+        tasks.create_indexes()
 
     # Whatever became of the two before: a stop must be possible while Kafka is away, and the reason of a failure is
     # better told here. A run that was killed is tried again; one that failed leaves that to the watch, which waits.
     @task(outlets=[PREDICTOR], trigger_rule=TriggerRule.ALL_DONE, retries=2)
     def act(params: dict[str, Any], run_id: str, triggering_asset_events: Any) -> Iterator[Metadata]:
-        from flight_delays_airflow import acting
+        from flight_delays_airflow import flight_delay_predictor as tasks
 
         run = f"{DagId.PREDICTOR.value}/{run_id}"
-        yield Metadata(PREDICTOR, acting.act(params, run, triggering_asset_events))
+        yield Metadata(PREDICTOR, tasks.reconcile(params, run, triggering_asset_events))
 
     done = act()
     done.operator.operator_extra_links = [SparkUiLink()]

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOperator
-from airflow.providers.apache.kafka.sensors.kafka import AwaitMessageSensor
-from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import TriggerRule, dag, task
+from airflow.sdk import AssetAlias, TriggerRule, dag, task
 
-from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC
-from flight_delays.names import KAFKA_CANARY_CONNECTION, KAFKA_CONNECTION, DagId, Tag, default_args
-from flight_delays.settings import get_settings
+from flight_delays.contract import REQUEST_TOPIC, DagId
+from flight_delays_airflow.names import ALARM_ALIAS, KAFKA_CONNECTION, Tag, default_args
+
+ALARM = AssetAlias(ALARM_ALIAS)
 
 
 @dag(
@@ -29,43 +27,28 @@ from flight_delays.settings import get_settings
     tags=[Tag.PREDICTOR.value, Tag.HEALTH.value],
 )
 def flight_delay_predictor_health() -> None:
-    @task
-    def query_is_active() -> dict[str, Any]:
-        from flight_delays_airflow import health
+    @task.short_circuit(outlets=[ALARM])
+    def query_is_active(outlet_events: Any) -> dict[str, Any] | None:
+        from flight_delays_airflow import flight_delay_predictor_health as tasks
 
-        return health.begin(get_settings())
+        return tasks.query_is_active(outlet_events[ALARM])
 
-    check = query_is_active()
-    send = ProduceToTopicOperator(
+    # Also where Kafka took no canary: then none was stored, and that is the alarm.
+    @task(outlets=[ALARM], trigger_rule=TriggerRule.NONE_SKIPPED)
+    def canaries_stored(sent: dict[str, Any], outlet_events: Any) -> float | None:
+        from flight_delays_airflow import flight_delay_predictor_health as tasks
+
+        return tasks.canaries_stored(outlet_events[ALARM], sent)
+
+    canaries = query_is_active()
+    send_canaries = ProduceToTopicOperator(
         task_id="send_canaries",
         kafka_config_id=KAFKA_CONNECTION,
         topic=REQUEST_TOPIC,
-        producer_function="flight_delays.canary.canary_messages",
-        producer_function_kwargs={"uuids": check["uuids"]},
+        producer_function="flight_delays.predictor.canary.canary_messages",
+        producer_function_kwargs={"uuids": canaries["uuids"]},
     )
-    answered = AwaitMessageSensor(
-        task_id="canaries_answered",
-        kafka_config_id=KAFKA_CANARY_CONNECTION,
-        topics=[RESPONSE_TOPIC],
-        apply_function="flight_delays.canary.all_answered",
-        apply_function_kwargs={"waiting": check["uuids"], "deployment": check["deployment"]},
-        poll_interval=0,
-        commit_offset=False,
-        timeout=get_settings().canary_timeout_seconds,
-    )
-
-    @task
-    def canaries_stored(begun: dict[str, Any]) -> float:
-        from flight_delays_airflow import health
-
-        return health.finish(get_settings(), begun)
-
-    stored = canaries_stored(check)
-    repair = TriggerDagRunOperator(
-        task_id="repair", trigger_dag_id=DagId.PREDICTOR.value, trigger_rule=TriggerRule.ONE_FAILED
-    )
-    check >> send >> answered >> stored >> EmptyOperator(task_id="healthy")
-    [check, send, answered, stored] >> repair
+    send_canaries >> canaries_stored(canaries)
 
 
 flight_delay_predictor_health()

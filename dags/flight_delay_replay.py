@@ -9,7 +9,8 @@ from typing import Any
 
 from airflow.sdk import Param, dag, task
 
-from flight_delays.names import DagId, Tag, default_args
+from flight_delays.contract import DagId
+from flight_delays_airflow.names import Tag, default_args
 
 DAY = {"type": "string", "format": "date"}
 PARAMS = {
@@ -35,9 +36,9 @@ PARAMS = {
 def flight_delay_replay() -> None:
     @task
     def replay(params: dict[str, Any], run_id: str) -> dict[str, Any]:
-        from flight_delays_airflow import replaying
+        from flight_delays_airflow import flight_delay_replay as tasks
 
-        return replaying.replay(params, run_id)
+        return tasks.replay(params, run_id)
 
     replay()
 

@@ -12,10 +12,11 @@ from typing import Any
 from airflow.sdk import Metadata, Param, TriggerRule, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from flight_delays import quality, records
-from flight_delays.names import AssetName, DagId, Tag, asset, default_args
+from flight_delays.contract import DagId
+from flight_delays.data import quality, records
+from flight_delays.data.sources import ARCHIVE_URL, NotPublishedError, SourceName, get_source, split
 from flight_delays.settings import get_settings
-from flight_delays.sources import ARCHIVE_URL, NotPublishedError, SourceName, get_source, split
+from flight_delays_airflow.names import AssetName, Tag, asset, default_args
 
 RECORDS = asset(AssetName.RECORDS)
 TEXT = {"type": ["null", "string"]}
@@ -58,7 +59,7 @@ def flight_records() -> None:
 
     @task(trigger_rule=EVEN_SKIPPED)
     def check(stagings: Any, params: dict[str, Any]) -> list[dict[str, Any]]:
-        return quality.report(stagings or (), get_settings(), accept=params["accept_bad_months"])
+        return quality.check_months(stagings or (), get_settings(), accept=params["accept_bad_months"])
 
     @task(inlets=[RECORDS], outlets=[RECORDS])
     def announce(summary: dict[str, Any], params: dict[str, Any], inlet_events: Any) -> Iterator[Metadata]:

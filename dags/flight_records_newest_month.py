@@ -9,9 +9,10 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import CronTriggerTimetable, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from flight_delays import records
-from flight_delays.names import DagId, Tag, default_args
-from flight_delays.sources import SourceName
+from flight_delays.contract import DagId
+from flight_delays.data import records
+from flight_delays.data.sources import SourceName
+from flight_delays_airflow.names import Tag, default_args
 
 # A month appears on no fixed day. With `run_immediately=False` the first unpausing may start a run at once.
 WEEKLY = CronTriggerTimetable("30 5 * * 2", timezone="UTC", run_immediately=dt.timedelta(minutes=1))

@@ -10,8 +10,9 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import CronTriggerTimetable, Param, dag, task
 
 from flight_delays import maintenance
-from flight_delays.names import DagId, Tag, default_args
+from flight_delays.contract import DagId
 from flight_delays.settings import get_settings
+from flight_delays_airflow.names import Tag, default_args
 
 # With `run_immediately=False` the first unpausing may start a run at once.
 NIGHTLY = CronTriggerTimetable("17 2 * * *", timezone="UTC", run_immediately=dt.timedelta(minutes=1))

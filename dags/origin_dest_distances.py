@@ -11,11 +11,11 @@ from typing import Any
 
 from airflow.sdk import Metadata, Param, dag, task
 
-from flight_delays import distances
-from flight_delays.contract import Collection
-from flight_delays.names import AssetName, DagId, Tag, asset, default_args
+from flight_delays.contract import Collection, DagId
+from flight_delays.data import distances
 from flight_delays.settings import get_settings
 from flight_delays_airflow.mongo import database
+from flight_delays_airflow.names import AssetName, Tag, asset, default_args
 
 DISTANCES = asset(AssetName.DISTANCES)
 PAIRS = Param(None, type=["null", "string"], description="URL or path of JSON Lines; empty: the project's own file")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from flight_delays.names import DagId
+from flight_delays.contract import DagId
 from flight_delays.settings import get_settings
 from stack.secrets import Secrets
 from stack.steps import StepFailedError, explain, step

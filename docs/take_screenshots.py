@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from flight_delays.names import DagId
+from flight_delays.contract import DagId
 from flight_delays.settings import LOOPBACK, get_settings
 from stack.airflow_api import AirflowApi
 from stack.secrets import load_secrets

@@ -11,11 +11,11 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from pymongo.errors import PyMongoError
 
-from flight_delays.errors import sentence
-from flight_delays.names import Action
+from flight_delays.data.sources import month_range
+from flight_delays.data.sources.nycflights13 import MONTHS
+from flight_delays.errors import DataError, sentence
+from flight_delays.predictor.state import Action
 from flight_delays.settings import SettingsError, get_settings
-from flight_delays.sources import DataError, month_range
-from flight_delays.sources.nycflights13 import MONTHS
 from stack import console, state
 from stack.secrets import load_secrets, make_private
 from stack.services import BIN, airflow_environment, inherited_environment

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from flight_delays.infra.files import locked
 from flight_delays.settings import PROJECT, Settings
 from stack.steps import StepFailedError
 
@@ -50,8 +50,7 @@ def fetch(settings: Settings) -> str:
     wanted = hashlib.sha256(PINS.read_bytes() + (HERE / "EmbeddedMongo.java").read_bytes()).hexdigest()
     if _are_complete(wanted):
         return "cached"
-    with JARS.with_name(".jars.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # Ivy's cache takes one at a time, and nobody may replace what another starts
+    with locked(JARS.with_name(".jars.lock")):  # Ivy's cache takes one at a time; nobody replaces what another starts
         if _are_complete(wanted):
             return "cached"
         staging = JARS.with_name(f".jars-{os.getpid()}")

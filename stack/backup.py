@@ -29,10 +29,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flight_delays import records, registry, store
 from flight_delays.contract import DATABASE, Collection
+from flight_delays.data import records
+from flight_delays.infra import mongo
+from flight_delays.infra.files import sha256_of
+from flight_delays.model import registry
 from flight_delays.settings import Settings
-from flight_delays.sources.download import sha256_of
 from stack import artifacts, state
 from stack.secrets import load_secrets, read_secrets
 from stack.services import services
@@ -270,7 +272,7 @@ def _load(settings: Settings, db: Database[dict[str, Any]], dump: Path, contents
     changes: dict[str, Callable[[Any], Any]] = {Collection.STATE: without_deployment}
     if not settings.kafka_is_external:
         changes[Collection.REJECTED] = at_an_old_place
-    store.ensure_indexes(db)
+    mongo.ensure_indexes(db)
     wanted: dict[str, int] = contents["documents"]
     for collection, count in wanted.items():
         found, change = 0, changes.get(collection, lambda document: document)
@@ -330,7 +332,7 @@ def _mongo(settings: Settings, current: Step) -> Iterator[Database[dict[str, Any
     try:
         for service in started:
             await_ready(settings, supervisor, service, current)
-        db = store.connect(settings, socketTimeoutMS=60_000)
+        db = mongo.connect(settings, socketTimeoutMS=60_000)
         yield db
         db.client.close()
     finally:

@@ -18,10 +18,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from flight_delays import predictor, registry, store
+from flight_delays.answers.store import last_predictions
 from flight_delays.contract import TOPICS
-from flight_delays.errors import sentence
-from flight_delays.printable import one_line, printable
+from flight_delays.errors import RegistryError, sentence
+from flight_delays.infra import mongo
+from flight_delays.infra.printable import one_line, printable
+from flight_delays.model import registry
+from flight_delays.predictor.status import Condition, read_status, rows
 from flight_delays.settings import Settings
 from stack.secrets import load_secrets
 from stack.services import services
@@ -62,9 +65,9 @@ def status(settings: Settings) -> None:
 
 def predictor_status(settings: Settings, console: Console) -> list[str]:
     """Prints how the predictor does; returns who is ill."""
-    found = predictor.status(settings)
+    found = read_status(settings)
     table = Table(title="Predictor", title_justify="left", show_header=False)
-    for row in predictor.rows(found):
+    for row in rows(found):
         table.add_row(*map(_text, row))
     console.print(table)
     if found.events:
@@ -75,9 +78,9 @@ def predictor_status(settings: Settings, console: Console) -> list[str]:
         console.print(table)
     for problem in found.problems:
         console.print(_text(f"predictor: {problem}"), style="red")
-    if found.condition is predictor.Condition.STOPPED:
+    if found.condition is Condition.STOPPED:
         console.print(f"A person stopped it; it starts with: {START}", markup=False)
-    return [] if found.healthy or found.condition is predictor.Condition.ABSENT else ["predictor"]
+    return [] if found.healthy or found.condition is Condition.ABSENT else ["predictor"]
 
 
 def _text(text: str) -> Text:
@@ -108,14 +111,14 @@ def models(settings: Settings) -> None:
     pointer, problem = registry.Pointer(), ""
     try:
         pointer = registry.read_pointer(settings.models)
-    except registry.RegistryError as error:
+    except RegistryError as error:
         problem = str(error)
     for version in registry.versions(settings.models):
         console.print(_text(version), style="bold")
         try:
             metadata = registry.load_metadata(settings.models, version)
             verdict = registry.read_verdict(settings.models, version)
-        except registry.RegistryError as error:
+        except RegistryError as error:
             lines = [f"serves: no: {error}"]
         else:
             scores = metadata.metrics
@@ -187,8 +190,9 @@ def listen(settings: Settings) -> None:
 
 def predictions(settings: Settings, count: int) -> None:
     """Prints the last answers, newest first, a JSON document a line."""
-    for document in store.last_predictions(store.connect(settings), count):
-        print(json.dumps(document, default=_as_json))
+    with mongo.database(settings) as db:
+        for document in last_predictions(db, count):
+            print(json.dumps(document, default=_as_json))
 
 
 def _as_json(value: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import secrets
 import stat
 import sys
@@ -12,6 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from flight_delays.infra.files import write_private
 from flight_delays.settings import Settings
 from stack import state
 from stack.steps import StepFailedError
@@ -92,18 +92,3 @@ def make_private(settings: Settings) -> None:
                 print(
                     f"Other users could read {path} (mode {stat.S_IMODE(mode):o}); now only you can.", file=sys.stderr
                 )
-
-
-def write_private(path: os.PathLike[str], text: str) -> None:
-    """Writes a file that only its owner may read, whole or not at all; one with that text is left alone.
-
-    So on a full disk the commands that only look still work.
-    """
-    with suppress(FileNotFoundError):
-        there = Path(path)
-        if stat.S_IMODE(there.stat().st_mode) == 0o600 and there.read_text() == text:
-            return
-    staged = f"{os.fspath(path)}.{os.getpid()}"
-    with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    os.replace(staged, path)

@@ -15,9 +15,10 @@ from pathlib import Path
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 from flight_delays.contract import CLIENT_ID
+from flight_delays.infra.files import write_private
 from flight_delays.settings import LOOPBACK, PROJECT, Settings
 from stack import artifacts
-from stack.secrets import Secrets, write_private
+from stack.secrets import Secrets
 
 BIN = Path(sys.executable).parent
 MIB = 1024 * 1024
@@ -45,7 +46,7 @@ def services(settings: Settings, secrets: Secrets) -> list[Service]:
         *mongo,
         _kafka(settings),
         _spark_connect(settings, secrets),
-        Service("sink", [sys.executable, "-m", "flight_delays.sink"], _sink_ready),
+        Service("sink", [sys.executable, "-m", "flight_delays.answers.sink"], _sink_ready),
         Service(
             "web",
             [str(BIN / "gunicorn"), "--config", str(PROJECT / "webapp" / "gunicorn.conf.py"), "webapp:create_app()"],
@@ -103,13 +104,10 @@ def _mongo(settings: Settings) -> Service:
 
 
 def _mongo_ready(settings: Settings) -> None:
-    from flight_delays.store import connect
+    from flight_delays.infra import mongo
 
-    database = connect(settings, serverSelectionTimeoutMS=1000)
-    try:
-        database.command("ping")
-    finally:
-        database.client.close()
+    with mongo.database(settings, serverSelectionTimeoutMS=1000) as db:
+        db.command("ping")
 
 
 # --- Kafka -----------------------------------------------------------------------------------------------------------
@@ -137,7 +135,7 @@ def _kafka(settings: Settings) -> Service:
         "listeners": listeners,
         "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{settings.port_kafka}",
         "log.dirs": str(folder / "data"),
-        "compression.type": "uncompressed",  # flight_delays.topics.CONFIG, for topics that have no setting of their own
+        "compression.type": "uncompressed",  # as infra.topics.CONFIG, for topics without a setting of their own
         "auto.create.topics.enable": "false",  # topics are made by the DAG, with the contract's partitions
         "offsets.topic.replication.factor": "1",
         "offsets.topic.num.partitions": "4",
@@ -289,7 +287,7 @@ def spark_environment() -> dict[str, str]:
 
 
 def _spark_connect_ready(settings: Settings) -> None:
-    from flight_delays.predictor import ping
+    from flight_delays.predictor.engine import ping
 
     ping(settings)
 
@@ -298,7 +296,7 @@ def _spark_connect_ready(settings: Settings) -> None:
 
 
 def _sink_ready(settings: Settings) -> None:
-    from flight_delays.sink import check
+    from flight_delays.answers.sink import check
 
     check(settings)
 

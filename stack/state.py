@@ -15,8 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from flight_delays.contract import REQUEST_TOPIC
+from flight_delays.infra.files import write_atomically
 from flight_delays.settings import PROJECT, Settings
-from flight_delays.sources.download import write_atomically
 from stack.steps import StepFailedError
 
 MIGRATIONS: tuple[Callable[[Settings], None], ...] = ()
@@ -72,7 +72,7 @@ def check(settings: Settings) -> str:
     return "fits"
 
 
-def take_over(settings: Settings) -> str:
+def migrate(settings: Settings) -> str:
     """Brings the state to this code's format, step by step, and notes who wrote it; says in a word what was done."""
     check(settings)
     found = found_format(settings)

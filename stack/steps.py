@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flight_delays.errors import sentence
-from flight_delays.printable import one_line, printable
+from flight_delays.infra.printable import one_line, printable
 
 TAIL_LINES = 15
 START = "make predictor ACTION=start"

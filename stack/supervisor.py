@@ -18,8 +18,8 @@ from xmlrpc.client import Error, Fault, ServerProxy
 import psutil
 from supervisor.xmlrpc import Faults
 
+from flight_delays.infra.files import write_private
 from flight_delays.settings import LOOPBACK, Settings
-from stack.secrets import write_private
 from stack.services import Service, inherited_environment
 
 LOG_BYTES = 5 * 1024 * 1024

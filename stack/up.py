@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
 
-from flight_delays import canary, predictor, registry, store
-from flight_delays.contract import DATABASE, SUBMIT_PATH
+from flight_delays.contract import SUBMIT_PATH, DagId
 from flight_delays.errors import sentence
-from flight_delays.names import Action, DagId
+from flight_delays.infra import files, mongo
+from flight_delays.model import registry
+from flight_delays.predictor.state import Action, State, Wanted, read_state
+from flight_delays.predictor.workload import CANARY
 from flight_delays.settings import LOOPBACK, Settings
 from stack import artifacts, state
 from stack.airflow_api import ACTIVE, AirflowApi, retrying
@@ -46,7 +47,7 @@ def up(settings: Settings, months: str | None = None) -> None:
         with step("state") as current:  # before anything else makes folders of the home
             secrets = load_secrets(settings)
             supervisor = Supervisor(settings)
-            current.result = state.check(settings) if supervisor.running() else state.take_over(settings)
+            current.result = state.check(settings) if supervisor.running() else state.migrate(settings)
         with step("JVM artifacts") as current:
             current.say("fetching and checking")
             current.result = artifacts.fetch(settings)
@@ -114,10 +115,9 @@ def act(settings: Settings, action: str, version: str | None = None) -> None:
 @contextmanager
 def locked(settings: Settings) -> Iterator[None]:
     """Lets one command at a time change the installation. Raises StepFailedError where another one is at work."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    with (settings.home / ".lock").open("w") as file:
+    with ExitStack() as lock:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.enter_context(files.locked(settings.home / ".lock", wait=False))
         except BlockingIOError:
             raise StepFailedError(
                 f"another command (make up, down, backup, restore) is at work on {settings.home}",
@@ -235,7 +235,7 @@ def await_dags(settings: Settings, secrets: Secrets, current: Step) -> AirflowAp
 
 def refuse_stopped(settings: Settings, api: AirflowApi) -> None:
     """Raises StepFailedError where a person stopped the predictor: all else runs, and only a person starts it again."""
-    if _state(settings).wanted is predictor.Wanted.STOPPED:
+    if _state(settings).wanted is Wanted.STOPPED:
         api.pause(DagId.HEALTH, False)
         raise StepFailedError(
             "all services run, but a person stopped the predictor",
@@ -313,16 +313,16 @@ def _short(dag: DagId) -> str:
     return "training" if dag is DagId.TRAINING else str(dag)
 
 
-def _state(settings: Settings) -> predictor.State:
-    with store.connect(settings).client as client:
-        return retrying(SERVICE_SECONDS)(predictor.read_state, client[DATABASE])
+def _state(settings: Settings) -> State:
+    with mongo.database(settings) as db:
+        return retrying(SERVICE_SECONDS)(read_state, db)
 
 
 def _serves(settings: Settings) -> str | None:
     """What serves, in words; None where that is not yet what should."""
     pointer = registry.read_pointer(settings.models)
     state = _state(settings)
-    if pointer.champion is None or state.serving is None or state.half_done:
+    if pointer.champion is None or state.serving is None or state.in_progress:
         return None
     if state.serving.version == pointer.champion:
         return "serves the champion"
@@ -344,7 +344,7 @@ def _failed_run(settings: Settings, api: AirflowApi, dag: str, run: str) -> Step
 
 def submit_flight(settings: Settings, timeout_seconds: float) -> dict[str, Any]:
     """Submits a flight of a well-known route as the form does and returns the answer. Raises StepFailedError."""
-    flight = {name: str(value) for name, value in canary.FLIGHT.items() if name != "Distance"}
+    flight = {name: str(value) for name, value in CANARY.items() if name != "Distance"}
     deadline = time.monotonic() + timeout_seconds
     with httpx.Client(base_url=settings.web_url, timeout=40) as client:
 

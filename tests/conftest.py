@@ -20,8 +20,10 @@ import httpx
 import pytest
 from pymongo.database import Database
 
-from flight_delays import canary, store
 from flight_delays.contract import TOPICS
+from flight_delays.errors import BrokerError
+from flight_delays.infra.kafka import ends
+from flight_delays.infra.mongo import connect
 from flight_delays.settings import LOOPBACK, PROJECT, Settings
 from stack import artifacts
 from stack.secrets import Secrets, load_secrets
@@ -157,7 +159,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     from confluent_kafka import Producer
     from confluent_kafka.admin import AdminClient, NewTopic
 
-    from flight_delays.topics import ensure_topics
+    from flight_delays.infra.topics import ensure_topics
 
     settings = settings_in(tmp_path_factory.mktemp(ODD), 1_100)
     secrets = load_secrets(settings)
@@ -179,9 +181,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         deadline = time.monotonic() + 30
         while True:
             try:
-                [canary.ends(settings, topic) for topic in TOPICS]
+                [ends(settings, topic) for topic in TOPICS]
                 break
-            except canary.BrokerError:  # a new topic has no leader for a moment
+            except BrokerError:  # a new topic has no leader for a moment
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
         yield found
@@ -240,10 +242,10 @@ def web_app(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
 @pytest.fixture
 def mongo(stack: Stack) -> Iterator[Database[dict[str, Any]]]:
     """The project's database, emptied; on a busy machine it may take longer than the web app would wait."""
-    database = store.connect(stack.settings, connectTimeoutMS=20_000, serverSelectionTimeoutMS=20_000)
+    database = connect(stack.settings, connectTimeoutMS=20_000, serverSelectionTimeoutMS=20_000)
     for name in database.list_collection_names():
         database[name].delete_many({})
-    store.ensure_indexes(database)
+    mongo.ensure_indexes(database)
     yield database
     database.client.close()
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flight_delays import gate, model_card
-from flight_delays.registry import Bin, Comparison, Metadata, Params, Period, Scores
+from flight_delays.model import model_card, promotion_checks
+from flight_delays.model.registry import Bin, Comparison, Metadata, Params, Period, Scores
 
 SCORES = Scores(rows=50, accuracy=0.5, macro_f1=0.5, log_loss=1.0, brier=0.6, calibration_error=0.02)
 WORSE = SCORES.model_copy(update={"log_loss": 1.2})
@@ -54,7 +54,7 @@ def metadata(day: int = 1, **changes: Any) -> Metadata:
         by_carrier={"AA": SCORES, "<script>": WORSE},
         by_origin={"EWR": SCORES},
         importances={"DepDelay": 0.9, "Carrier": 0.1},
-        golden={each.name: sane(each.most_likely) for each in gate.golden_requests()},
+        golden={each.name: sane(each.most_likely) for each in promotion_checks.golden_requests()},
     )
     return found.model_copy(update=changes)
 

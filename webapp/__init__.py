@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
 
-from flight_delays.printable import finalize
+from flight_delays.infra.printable import finalize
 from flight_delays.settings import Settings, get_settings
 from webapp import errors, health, predictions, rate_limit, scoreboard, status
 from webapp.services import Services

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from flight_delays import contract
 from flight_delays.contract import DELAY_MINUTES, FIRST_DATE, LAST_DATE, Reason
 from webapp.errors import ApiError, InvalidError
-from webapp.services import Known
+from webapp.services import ReferenceData
 
 ACCEPTED: Final = {
     "Carrier": "the code of a known carrier, such as AA",
@@ -46,7 +46,7 @@ def _minutes(value: Any) -> Any:
 
 
 def _known_carrier(code: str, info: ValidationInfo) -> str:
-    known = cast(Known, info.context)
+    known = cast(ReferenceData, info.context)
     if code not in known.carriers:
         accepted = "one of " + ", ".join(sorted(known.carriers))
         raise PydanticCustomError("unknown_carrier", "{code}", {"code": code, "accepted": accepted})
@@ -54,7 +54,7 @@ def _known_carrier(code: str, info: ValidationInfo) -> str:
 
 
 def _known_airport(code: str, info: ValidationInfo) -> str:
-    known = cast(Known, info.context)
+    known = cast(ReferenceData, info.context)
     if code not in known.airports:
         accepted = f"the code of one of {len(known.airports)} known airports, such as ATL, JFK or SFO"
         raise PydanticCustomError("unknown_airport", "{code}", {"code": code, "accepted": accepted})
@@ -88,7 +88,7 @@ RESERVED: Final = (
 """Fields that the line sets: a person who could set `Canary` or `Replay` would get answers that nobody finds."""
 
 
-def read_flight(data: Mapping[str, Any], known: Known) -> FlightForm:
+def read_flight(data: Mapping[str, Any], known: ReferenceData) -> FlightForm:
     """The flight in a form or a JSON object. Raises InvalidError, which lists every field that is wrong."""
     data = contract.cleaned(data)
     errors = [

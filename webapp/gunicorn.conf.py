@@ -2,7 +2,7 @@
 
 import logging
 
-from flight_delays.printable import log_to_stderr
+from flight_delays.infra.printable import log_to_stderr
 from flight_delays.settings import get_settings
 
 log_to_stderr(logging.WARNING)

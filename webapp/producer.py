@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaException, Producer
 
-from flight_delays.canary import PARTITIONER
 from flight_delays.contract import CLIENT_ID, REQUEST_TOPIC
 from flight_delays.errors import sentence
+from flight_delays.infra.kafka import PARTITIONER
 from flight_delays.settings import Settings
 
 MESSAGE_TIMEOUT_MS: Final = 1_500

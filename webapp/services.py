@@ -17,17 +17,18 @@ from flask import current_app
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from flight_delays import airports, registry, store
-from flight_delays.canary import FLIGHT
 from flight_delays.contract import Collection
-from flight_delays.distances import find_distance
-from flight_delays.errors import sentence
-from flight_delays.features import NAMED
-from flight_delays.records import read_manifest
+from flight_delays.data import airports
+from flight_delays.data.distances import find_distance
+from flight_delays.data.records import read_manifest
+from flight_delays.errors import DataError, RegistryError, sentence
+from flight_delays.infra import mongo
+from flight_delays.model import registry
+from flight_delays.model.features import NAMED
+from flight_delays.predictor.workload import CANARY
 from flight_delays.settings import Settings
-from flight_delays.sources import DataError
+from webapp.polling import AnswerPoller
 from webapp.producer import RequestProducer
-from webapp.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ ORIGINAL_EXAMPLE: Final = {
 
 
 @dataclass(frozen=True)
-class Known:
+class ReferenceData:
     """Carriers and airports that a request may name, with their names ("" where there is none).
 
     `served` are the airports of the distances and the flight records, for the form's list; `complete` says whether
@@ -68,10 +69,10 @@ class Services:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.producer = RequestProducer(settings)
-        self.waiting = Waiting(lambda: self.db, limit=settings.web_threads * 3 // 4)
+        self.waiting = AnswerPoller(lambda: self.db, limit=settings.web_threads * 3 // 4)
         self._lock = threading.Lock()
         self._db: Database[dict[str, Any]] | None = None
-        self._known: Known | None = None
+        self._known: ReferenceData | None = None
         self._known_until = 0.0
         self._distance = lru_cache(maxsize=10_000)(lambda pair, _: find_distance(self.db, *pair))
 
@@ -80,7 +81,7 @@ class Services:
         """The contract's database; connected at first use."""
         with self._lock:
             if self._db is None:
-                self._db = store.connect(self.settings, timeoutMS=int(MONGO_SECONDS * 1000))
+                self._db = mongo.connect(self.settings, timeoutMS=int(MONGO_SECONDS * 1000))
             return self._db
 
     def full_disk(self) -> str | None:
@@ -100,7 +101,7 @@ class Services:
         """Statute miles as `find_distance` knows them; asked again after a minute at most."""
         return self._distance((origin, dest), time.monotonic() // REFRESH_SECONDS)
 
-    def known(self) -> Known:
+    def known(self) -> ReferenceData:
         """Carriers and airports; read at first use, then again in the background once a minute."""
         db = self.db
         with self._lock:
@@ -109,7 +110,7 @@ class Services:
             elif time.monotonic() > self._known_until:
                 self._known_until = time.monotonic() + REFRESH_SECONDS  # so that one thread reads, not each request
                 threading.Thread(target=self._refresh, args=(db,), daemon=True).start()
-            return cast(Known, self._known)
+            return cast(ReferenceData, self._known)
 
     def _refresh(self, db: Database[dict[str, Any]]) -> None:
         before = self._known
@@ -128,7 +129,7 @@ class Services:
             manifest = None
         names = {code: airport.name for code, airport in airports.reference().items()}
         served = sorted(pairs | set(manifest.airports if manifest else ()))
-        self._known = Known(
+        self._known = ReferenceData(
             carriers=dict.fromkeys(manifest.carriers if manifest else (), "") | dict(airports.carriers()),
             airports=dict.fromkeys(served, "") | names,
             served={code: names.get(code, "") for code in served},
@@ -138,11 +139,11 @@ class Services:
 
     def known_example(self) -> dict[str, str]:
         """A flight whose carrier and route the serving model has seen."""
-        example = {name: str(FLIGHT[name]) for name in ("Carrier", "FlightDate", "Origin", "Dest")}
+        example = {name: str(CANARY[name]) for name in ("Carrier", "FlightDate", "Origin", "Dest")}
         example |= {"FlightNum": "1284", "DepDelay": "5"}  # flown on that day, so that its context is known
         try:
             champion = registry.read_pointer(self.settings.models).champion
-        except registry.RegistryError:
+        except RegistryError:
             champion = None
         seen = vocabulary(self.settings.models, champion) if champion else None
         if seen and seen.get("Route") and seen.get("Carrier"):
@@ -170,7 +171,7 @@ def vocabulary(models: Path, version: str) -> Mapping[str, frozenset[str]] | Non
     """The values that the version saw in training, by feature; None where its metadata cannot be read."""
     try:
         return _vocabulary(models, version)
-    except registry.RegistryError:
+    except RegistryError:
         return None
 
 

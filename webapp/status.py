@@ -9,7 +9,7 @@ from typing import Final
 from flask import Blueprint, Response, current_app, render_template
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
-from flight_delays.predictor.live import Condition, Status, rows, status
+from flight_delays.predictor.status import Condition, Status, read_status, rows
 from webapp.latest import Latest
 from webapp.services import services
 
@@ -24,7 +24,7 @@ WAIT_SECONDS: Final = 1.0
 def latest() -> Status:
     """The last status, for which nobody waits longer than `WAIT_SECONDS`; its `at` says how old it is."""
     here: Latest[Status] = current_app.extensions.setdefault(
-        "predictor_status", Latest(partial(status, services().settings), FRESH_SECONDS, WAIT_SECONDS)
+        "predictor_status", Latest(partial(read_status, services().settings), FRESH_SECONDS, WAIT_SECONDS)
     )
     unread = "the status is being read for the first time: look again in a moment"
     return here() or Status(at=dt.datetime.now(dt.UTC), condition=Condition.UNKNOWN, problems=(unread,))

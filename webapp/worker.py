@@ -56,7 +56,7 @@ class TooLargeError(Exception):
         self.status, self.code, self.message = status, code, message
 
 
-class Arriving:
+class RequestBuffer:
     """A request on its way. Only tells when it has all come: what it says, and whether it is HTTP, gunicorn judges."""
 
     def __init__(self, data: bytes = b"") -> None:
@@ -139,7 +139,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         if conn.parser is None:
             with suppress(OSError):  # the client is gone already
                 conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        conn.arriving = Arriving(conn.parser.unreader.take_buffered() if conn.parser else b"")
+        conn.arriving = RequestBuffer(conn.parser.unreader.take_buffered() if conn.parser else b"")
         conn.discarded = -1  # not closing
         conn.sock.setblocking(False)
         (self._judge(conn) or self._progress(conn) or self._park)(conn)

@@ -14,7 +14,7 @@ import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -32,6 +32,26 @@ CLIENT_ID: Final = "flight-delays"
 ANSWER_PLACE: Final = ("RequestPartition", "RequestOffset")
 DEAD_LETTER_PLACE: Final = ("partition", "offset")
 """Where an answer, and a dead letter, say which request they belong to."""
+
+# --- Airflow -------------------------------------------------------------------------------------------------------
+
+
+class DagId(StrEnum):
+    """The DAGs; each lives in the file of `dags/` that bears its name."""
+
+    RECORDS = "flight_records"
+    NEWEST_MONTH = "flight_records_newest_month"
+    DISTANCES = "origin_dest_distances"
+    CONTEXT = "flight_context"
+    TRAINING = "agile_data_science_batch_prediction_model_training"
+    ROLLBACK = "flight_delay_model_rollback"
+    PREDICTOR = "flight_delay_predictor"
+    HEALTH = "flight_delay_predictor_health"
+    DEAD_LETTERS = "flight_delay_dead_letters"
+    REPLAY = "flight_delay_replay"
+    DRIFT = "flight_delay_drift"
+    MAINTENANCE = "maintenance"
+
 
 # --- Web -------------------------------------------------------------------------------------------------------
 
@@ -143,6 +163,19 @@ def parse_timestamp(value: str) -> dt.datetime:
 def format_timestamp(moment: dt.datetime, timespec: str = "auto") -> str:
     """The twin of `parse_timestamp`: a time in UTC as ISO 8601 with a Z."""
     return moment.isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
+class DateParts(NamedTuple):
+    """`DayOfYear` 1..366, `DayOfMonth` 1..31, `DayOfWeek` 1 = Monday .. 7 = Sunday (as in the BTS records)."""
+
+    DayOfYear: int
+    DayOfMonth: int
+    DayOfWeek: int
+
+
+def date_parts(day: dt.date) -> DateParts:
+    """The date features of a local date of departure; `model.features.with_features` computes the same in Spark."""
+    return DateParts(day.timetuple().tm_yday, day.day, day.isoweekday())
 
 
 DATE_RANGE_SCHEMA: Final[dict[str, Any]] = {

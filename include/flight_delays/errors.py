@@ -14,6 +14,22 @@ _DUMP: Final = re.compile(r"\s*[(]configured timeouts: [^)]*[)]|, Timeout: .*|, 
 LOGIN: Final = re.compile(r"(?<=://)[^\s/]*@")
 
 
+class DataError(ValueError):
+    """The data, or a parameter that names them, are wrong: trying again does not help."""
+
+
+class RegistryError(RuntimeError):
+    """The model registry's content is not what it should be; the message says what and what to do, in one sentence."""
+
+
+class PredictorError(RuntimeError):
+    """The predictor is not as it should be; the message says in one sentence what is wrong and what to do."""
+
+
+class OvertakenError(PredictorError):
+    """Another run changed the state meanwhile: it decides, and this one ends without a trace."""
+
+
 class CanaryError(RuntimeError):
     """A canary did not come back in time; the message says which, how long was waited, and what to look at."""
 

@@ -14,12 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flight_delays import records, registry
 from flight_delays.contract import Collection
-from flight_delays.errors import plain
-from flight_delays.names import AIRFLOW_DATABASE_CONNECTION
+from flight_delays.data import records
+from flight_delays.errors import DataError, plain
+from flight_delays.model import registry
 from flight_delays.settings import get_settings
-from flight_delays.sources import DataError
+from flight_delays_airflow.names import AIRFLOW_DATABASE_CONNECTION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,10 +72,10 @@ def prune_checkpoints(
     """
     import shutil
 
-    from flight_delays import predictor
+    from flight_delays.predictor.state import read_state
 
     folders = [path for path in checkpoints.iterdir() if path.is_dir()] if checkpoints.is_dir() else []
-    state = predictor.read_state(db)
+    state = read_state(db)
     used = {deployment.checkpoint for deployment in (state.serving, state.candidate) if deployment}
     limit = time.time() - days * 86_400
     old = sorted(path for path in folders if path.name not in used and _last_written(path) < limit)
@@ -134,10 +134,11 @@ def events(params: dict[str, Any]) -> str:
 @plain()
 def models(params: dict[str, Any]) -> str:
     """Model versions but the newest, the pointer's, and those of the predictor's deployments."""
-    from flight_delays import predictor, store
+    from flight_delays.infra import mongo
+    from flight_delays.predictor.state import read_state
 
     settings = get_settings()
-    state = predictor.read_state(store.connect(settings))
+    state = read_state(mongo.connect(settings))
     deployed = {deployment.version for deployment in (state.serving, state.candidate) if deployment}
     removed = registry.prune(settings.models, params["models"], deployed, dry_run=params["dry_run"])
     return _report(removed, "model versions", dry_run=params["dry_run"])
@@ -146,10 +147,10 @@ def models(params: dict[str, Any]) -> str:
 @plain()
 def checkpoints(params: dict[str, Any]) -> str:
     """Checkpoints of deployments that were replaced."""
-    from flight_delays import store
+    from flight_delays.infra import mongo
 
     settings = get_settings()
-    db, dry_run = store.connect(settings), params["dry_run"]
+    db, dry_run = mongo.connect(settings), params["dry_run"]
     removed = prune_checkpoints(db, settings.checkpoints, params["checkpoint_days"], dry_run=dry_run)
     return _report(removed, "checkpoints", dry_run=dry_run)
 
@@ -174,7 +175,7 @@ def logs(params: dict[str, Any]) -> str:
 
 @plain()
 def _expired(collection: Collection, days: float, *, dry_run: bool) -> str:
-    from flight_delays import store
+    from flight_delays.infra import mongo
 
     settings = get_settings()
     if days < settings.topic_retention_days:
@@ -183,7 +184,7 @@ def _expired(collection: Collection, days: float, *, dry_run: bool) -> str:
             f"{settings.topic_retention_days}: what is read again from there would be answered a second time; keep "
             "them longer, or shorten FLIGHTS_TOPIC_RETENTION_DAYS"
         )
-    expired = expire(store.connect(settings, socketTimeoutMS=60_000), collection, days, dry_run=dry_run)
+    expired = expire(mongo.connect(settings, socketTimeoutMS=60_000), collection, days, dry_run=dry_run)
     return _report(range(expired), f"documents of {collection}", dry_run=dry_run)
 
 

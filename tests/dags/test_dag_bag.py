@@ -13,8 +13,9 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 
-from flight_delays.names import AssetName, DagId, Tag, asset
+from flight_delays.contract import DagId
 from flight_delays.settings import PROJECT
+from flight_delays_airflow.names import ALARM_ALIAS, AssetName, Tag, asset
 
 DAGS = PROJECT / "dags"
 
@@ -100,12 +101,9 @@ def test_assets_chain_the_dags(bag: DagBag) -> None:
     assert asset(AssetName.MODEL).uri != asset(AssetName.RECORDS).uri
 
 
-def test_health_check_runs_every_five_minutes_and_repairs_only_on_failure(bag: DagBag) -> None:
+def test_health_check_runs_every_five_minutes_without_the_triggerer(bag: DagBag) -> None:
     dag = bag.dags[DagId.HEALTH]
     assert dag.schedule == dt.timedelta(minutes=5)
-    repair = dag.task_dict["repair"]
-    assert repair.trigger_dag_id == DagId.PREDICTOR
-    assert repair.trigger_rule == "one_failed"
-    proofs = {"query_is_active", "send_canaries", "canaries_answered", "canaries_stored"}
-    assert repair.upstream_task_ids == proofs
-    assert dag.task_dict["healthy"].upstream_task_ids  # a leaf that fails with the proofs: the run is red then
+    assert [task.task_id for task in dag.topological_sort()] == ["query_is_active", "send_canaries", "canaries_stored"]
+    aliases = [outlet.name for task in dag.tasks for outlet in task.outlets]
+    assert set(aliases) == {ALARM_ALIAS}, "a plain outlet would emit an event at each success"

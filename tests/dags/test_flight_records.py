@@ -20,12 +20,12 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 
 from bench.bts import write_month
-from flight_delays import records
-from flight_delays.names import OWNER, AssetName, Tag, asset
-from flight_delays.records import month_files, read_manifest
+from flight_delays.data import records
+from flight_delays.data.records import month_files, read_manifest
+from flight_delays.data.sources.nycflights13 import NycFlights13
+from flight_delays.errors import DataError
 from flight_delays.settings import PROJECT, get_settings
-from flight_delays.sources import DataError
-from flight_delays.sources.nycflights13 import NycFlights13
+from flight_delays_airflow.names import OWNER, AssetName, Tag, asset
 from tests.unit.test_quality import of_carriers
 
 RECORDS = asset(AssetName.RECORDS)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from flight_delays.names import default_args
 from flight_delays.settings import get_settings
+from flight_delays_airflow.names import default_args
 from stack.services import _smtp_connection
 
 

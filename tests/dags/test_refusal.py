@@ -15,7 +15,7 @@ from airflow.utils.session import create_session
 from airflow.utils.types import DagRunTriggeredByType
 from sqlalchemy import delete, select
 
-from flight_delays.names import DagId
+from flight_delays.contract import DagId
 
 pytestmark = pytest.mark.usefixtures("airflow_database")
 

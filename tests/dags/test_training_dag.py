@@ -15,11 +15,13 @@ from airflow.serialization.encoders import encode_timetable
 from airflow.timetables import trigger
 from airflow.timetables.base import TimeRestriction
 
-from flight_delays import records, registry, training
-from flight_delays.names import OWNER, SPARK_CONNECTION, AssetName, DagId, asset
+from flight_delays.contract import DagId
+from flight_delays.data import records
+from flight_delays.data.sources.nycflights13 import NycFlights13
+from flight_delays.errors import DataError
+from flight_delays.model import promotion, registry
 from flight_delays.settings import PROJECT, get_settings
-from flight_delays.sources import DataError
-from flight_delays.sources.nycflights13 import NycFlights13
+from flight_delays_airflow.names import OWNER, SPARK_CONNECTION, AssetName, asset
 from spark_jobs.train_model import parse
 from tests.versions import WORSE, beside, stage
 
@@ -100,13 +102,13 @@ def test_the_form_refuses_what_makes_no_sense(dag, name, wrong):
 
 def test_no_records_is_said_at_once(dag, home):
     with pytest.raises(DataError, match=r"no flight records in .*: run the DAG flight_records first"):
-        training.prepare(dag.params.dump(), "manual__1")
+        promotion.prepare(dag.params.dump(), "manual__1")
 
 
 def test_the_job_understands_its_arguments(dag, home):
     manifest = records.import_records(NycFlights13(), months="2013-01..2013-02")
     with pytest.raises(DataError, match=r"2 month\(s\) \(2013-01, 2013-02\), too few to hold out 2"):
-        training.prepare(dag.params.dump(), "manual__1")
+        promotion.prepare(dag.params.dump(), "manual__1")
     params = {**dag.params.dump(), "holdout_months": 1, "trees": 7}
     prepare = dag.get_task("prepare").python_callable
     prepared = prepare(params=params, run_id="manual__2026-01-05T04:00:00+00:00")
@@ -126,7 +128,7 @@ def test_the_job_understands_its_arguments(dag, home):
     assert prepare(params=params, run_id="manual__2026-01-05T04:00:00+00:00") == prepared, "a retry"
     assert list(Path(prepared["staged"]).iterdir()) == []
     assert dag.get_task("train").execution_timeout <= dt.timedelta(hours=3)
-    registry.promote(home / "models", version := training.register(str(stage(home / "staged"))))
+    registry.promote(home / "models", version := promotion.register(str(stage(home / "staged"))))
     assert parse(prepare(params=params, run_id="next")["arguments"])["champion"] == home / "models" / version
 
 
@@ -138,7 +140,7 @@ def judge(dag, version, **params):
 
 
 def test_what_passes_is_promoted_and_announced(dag, home):
-    version = training.register(str(stage(home / "staged")))
+    version = promotion.register(str(stage(home / "staged")))
     passed, (key, verdict) = judge(dag, version)
     assert (passed, key, verdict["passed"]) == (version, "verdict", True)
     [event] = dag.get_task("promote").python_callable(passed)
@@ -147,9 +149,9 @@ def test_what_passes_is_promoted_and_announced(dag, home):
 
 
 def test_what_does_not_pass_is_skipped_with_the_reason(dag, home):
-    version = training.register(str(stage(home / "staged", baselines={"commonest_bucket": WORSE, "other": WORSE})))
+    version = promotion.register(str(stage(home / "staged", baselines={"commonest_bucket": WORSE, "other": WORSE})))
     registry.promote(home / "models", version)
-    worse = training.register(str(stage(home / "worse", day=2, comparison=beside(version, ours=WORSE))))
+    worse = promotion.register(str(stage(home / "worse", day=2, comparison=beside(version, ours=WORSE))))
     ti = Mock()
     with pytest.raises(AirflowSkipException, match=rf"{worse} is not promoted: log-loss 1.2000 is worse than"):
         dag.get_task("judge").python_callable(worse, params=dag.params.dump(), ti=ti)
@@ -197,7 +199,7 @@ def rollback():
 
 
 def test_a_rollback_moves_the_pointer_and_announces_the_model(rollback, home):
-    first, second = (training.register(str(stage(home / str(day), day=day))) for day in (1, 2))
+    first, second = (promotion.register(str(stage(home / str(day), day=day))) for day in (1, 2))
     for version in (first, second):
         registry.promote(home / "models", version)
     task = rollback.get_task("roll_back")

@@ -27,12 +27,17 @@ import pandas as pd
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
-from flight_delays import canary, distances, predictor, records, registry, store, training
 from flight_delays.contract import REQUEST_TOPIC, Collection
+from flight_delays.data import distances, records
+from flight_delays.data.sources.archive import Archive
+from flight_delays.data.sources.nycflights13 import NycFlights13
+from flight_delays.infra import mongo
+from flight_delays.infra.topics import ensure_topics
+from flight_delays.model import promotion, registry
+from flight_delays.predictor import canary
+from flight_delays.predictor.control import reconcile
+from flight_delays.predictor.state import read_state
 from flight_delays.settings import PROJECT, Settings, get_settings
-from flight_delays.sources.archive import Archive
-from flight_delays.sources.nycflights13 import NycFlights13
-from flight_delays.topics import ensure_topics
 from stack.secrets import load_secrets
 from stack.services import BIN, services, spark_environment
 from stack.steps import Step
@@ -73,18 +78,18 @@ def live(settings: Settings, supervisor: Supervisor, scratch: Path) -> dict[str,
     flights.write_text("".join(json.dumps(row) + "\n" for row in rows.to_dict("records")))
     records.import_records(Archive(url=str(flights)))
     ensure_topics(AdminClient({"bootstrap.servers": settings.kafka_bootstrap}), settings)
-    db = store.connect(settings)
-    store.ensure_indexes(db)
+    db = mongo.connect(settings)
+    mongo.ensure_indexes(db)
     pairs = distances.read_pairs(distances.PAIRS_FILE)[::20]
     imported = distances.import_distances(db[Collection.DISTANCES], distances.with_flown_pairs(pairs, settings.records))
-    prepared = training.prepare({"trees": 3, "depth": 3, "seed": 1, "holdout_months": 1}, "state")
+    prepared = promotion.prepare({"trees": 3, "depth": 3, "seed": 1, "holdout_months": 1}, "state")
     submit = [str(BIN / "spark-submit"), "--master", "local[2]", "--driver-memory", "1g"]
     job = [str(PROJECT / "spark_jobs" / "train_model.py"), *prepared["arguments"]]
     subprocess.run([*submit, *job], env=os.environ | spark_environment(), check=True, stdout=sys.stderr)
-    version = training.register(prepared["staged"])
-    training.judge(version, {"force": True})
-    training.promote(version)
-    predictor.reconcile(settings)
+    version = promotion.register(prepared["staged"])
+    promotion.judge(version, {"force": True})
+    promotion.promote(version)
+    reconcile(settings)
 
     web = httpx.Client(base_url=settings.web_url, timeout=40)
     form = {name: value for name, value in canary.FLIGHT.items() if name != "Distance"}
@@ -98,7 +103,7 @@ def live(settings: Settings, supervisor: Supervisor, scratch: Path) -> dict[str,
     time.sleep(settings.sink_commit_delay_seconds + 3)  # the sink commits these
     supervisor.stop_service("spark-connect")
     pending = [web.post(PLACE, json=form | {"DepDelay": delay}).json()["id"] for delay in (1, 2, 3)]
-    state = predictor.read_state(db)
+    state = read_state(db)
     return {
         "answers": answers,
         "pending": pending,

@@ -13,14 +13,27 @@ import httpx
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
-from flight_delays import canary, predictor
-from flight_delays.contract import CLIENT_ID, REQUEST_TOPIC
-from flight_delays.names import DagId
+from flight_delays.contract import CLIENT_ID, REQUEST_TOPIC, DagId
+from flight_delays.errors import PredictorError
+from flight_delays.infra import mongo
+from flight_delays.predictor import canary, engine
 from flight_delays.predictor.handover import committed
+from flight_delays.predictor.state import Deployment, Wanted, read_state
 from flight_delays.settings import Settings
 from stack.airflow_api import ACTIVE, AirflowApi
 from tests.conftest import Stack
 from tests.web.form import RESPONSE
+
+
+def check(settings: Settings) -> Deployment | None:
+    """The serving deployment; None where none is wanted or deployed. Raises PredictorError where it is unhealthy."""
+    with mongo.database(settings) as db:
+        state = read_state(db)
+    if state.serving is None or state.wanted is Wanted.STOPPED:
+        return None
+    if (reason := engine.unhealthy_reason(settings, state.serving)) is not None:
+        raise PredictorError(reason)
+    return state.serving
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str, every: float = 0.2) -> Any:
@@ -136,7 +149,7 @@ def messages_on(line: Stack, topic: str, begin: int = 0) -> list[Message]:
     return found
 
 
-def goes_on(settings: Settings, before: predictor.Deployment, after: predictor.Deployment) -> bool:
+def goes_on(settings: Settings, before: Deployment, after: Deployment) -> bool:
     """Whether the later deployment began where the earlier one had got to, or further on."""
     old, new = (committed(settings.checkpoints / each.checkpoint) for each in (before, after))
     return old is not None and new is not None and all(new[0][p] >= offset for p, offset in old[0].items())

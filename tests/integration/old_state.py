@@ -77,7 +77,7 @@ class Line(Stack):
 @contextmanager
 def running(settings: Settings) -> Iterator[Line]:
     """Starts what `make up` starts, but Airflow, and stops it at the end."""
-    state.take_over(settings)
+    state.migrate(settings)
     secrets = load_secrets(settings)
     artifacts.fetch(settings)
     supervisor = Supervisor(settings)

@@ -15,8 +15,13 @@ import httpx
 import pytest
 from confluent_kafka import Producer
 
-from flight_delays import canary, predictor, records, registry, store
+from flight_delays.answers.store import last_predictions
 from flight_delays.contract import REQUEST_TOPIC, Collection
+from flight_delays.data import records
+from flight_delays.model import registry
+from flight_delays.predictor import canary
+from flight_delays.predictor.control import Result, reconcile
+from flight_delays.predictor.state import read_state
 from stack import backup, console, state
 from stack.secrets import load_secrets
 from stack.steps import StepFailedError
@@ -45,8 +50,8 @@ def everything(stack: Stack) -> dict[str, Any]:
         documents = {name: list(db[name].find({})) for name in backup.COLLECTIONS if name is not Collection.STATE}
         for document in documents[Collection.REJECTED]:  # a place on a topic; that topic is gone after a restore
             document["_id"] = document["_id"].partition("@")[0]
-        generation = predictor.read_state(db).generation
-        newest = [document["_id"] for document in store.last_predictions(db, 3)]
+        generation = read_state(db).generation
+        newest = [document["_id"] for document in last_predictions(db, 3)]
     files = {
         str(path.relative_to(settings.home)): path.read_bytes()
         for folder in (settings.models, settings.records)
@@ -87,8 +92,8 @@ def test_a_backup_brings_everything_back(old: Stack, tmp_path: Path) -> None:
     with running(settings) as stack:
         with pytest.raises(StepFailedError, match="running"):
             backup.restore(settings, path, force=True)
-        outcome = predictor.reconcile(settings)
-        assert outcome.result is predictor.Result.STARTED
+        outcome = reconcile(settings)
+        assert outcome.result is Result.STARTED
         assert outcome.deployment.version == EXPECTED["champion"]
         assert outcome.deployment.generation > before["generation"], "two deployments never share a number"
         answer = submit_flight(settings, 60)
@@ -178,12 +183,12 @@ def test_a_restore_that_was_cut_off_is_refused_by_make_up_and_can_be_run_again(
         with pytest.raises(KeyboardInterrupt):
             backup.restore(old.settings, good, force=True)
     with pytest.raises(StepFailedError, match="cut off"):
-        state.take_over(old.settings)
+        state.migrate(old.settings)
     (tmp_path / "bad.tar.gz").write_bytes(b"no archive")
     with pytest.raises(StepFailedError, match="no whole backup"):
         backup.restore(old.settings, tmp_path / "bad.tar.gz", force=False)
     with pytest.raises(StepFailedError, match="cut off"):
-        state.take_over(old.settings)
+        state.migrate(old.settings)
     backup.restore(old.settings, good, force=False)
     assert everything(old) == before
     assert not {".replaced", ".restoring", ".restore"} & {path.name for path in old.settings.home.iterdir()}

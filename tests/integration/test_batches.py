@@ -7,8 +7,8 @@ from uuid import uuid4
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from flight_delays.batches import Unreadable, is_of_a_batch, skip, unreadable
-from flight_delays.canary import BrokerError
+from flight_delays.errors import BrokerError
+from flight_delays.infra.batches import Unreadable, is_of_a_batch, skip, unreadable
 from tests.conftest import Stack
 from tests.integration.line import create_topic, put_bomb, servers, until
 

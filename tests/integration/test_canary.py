@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from flight_delays import canary
+from flight_delays.errors import CanaryError
+from flight_delays.infra.kafka import ends, first_messages
+from flight_delays.predictor import canary
 from tests.conftest import Stack
 from tests.integration.line import compressed, create_topic, put_bomb, until
 
@@ -53,8 +55,8 @@ class Topics:
 
     def canaries(self) -> list[str]:
         """The UUIDs of the canaries on the request topic, once there is one in each partition."""
-        until(lambda: min(canary.ends(self._settings, self.request)) > 0, 20, "the canaries")
-        found = canary.first_messages(self._settings, self.request, {0: 0, 1: 0}, 20)
+        until(lambda: min(ends(self._settings, self.request)) > 0, 20, "the canaries")
+        found = first_messages(self._settings, self.request, {0: 0, 1: 0}, 20)
         return [json.loads(found[partition].value() or b"")["UUID"] for partition in (0, 1)]
 
 
@@ -95,5 +97,5 @@ def test_an_answer_of_nobody_proves_nothing(stack: Stack, topics: Topics) -> Non
         proof = threads.submit(canary.prove, stack.settings, DEPLOYMENT, 4)
         for partition, uuid in enumerate(topics.canaries()):
             topics.answer(fields(uuid, partition, Deployment=True), fields(uuid, partition, Deployment="1"))
-        with pytest.raises(canary.CanaryError, match="partition 0, 1"):
+        with pytest.raises(CanaryError, match="partition 0, 1"):
             proof.result()

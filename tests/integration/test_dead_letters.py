@@ -13,11 +13,10 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from pymongo.database import Database
 
-from flight_delays import dead_letters
-from flight_delays.contract import PAYLOAD_BYTES, REQUEST_TOPIC, Collection, rejected_id
-from flight_delays.dead_letters import choose, read_originals, replay, report
-from flight_delays.names import DagId
-from flight_delays.sources import DataError
+from flight_delays.answers import dead_letters
+from flight_delays.answers.dead_letters import choose, read_originals, replay, report
+from flight_delays.contract import PAYLOAD_BYTES, REQUEST_TOPIC, Collection, DagId, rejected_id
+from flight_delays.errors import DataError
 from tests.conftest import Stack
 from tests.integration.line import answer, create_topic, flight, messages_on, put, put_bomb, run_dag
 

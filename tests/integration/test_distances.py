@@ -10,10 +10,10 @@ import pytest
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
-from flight_delays.airports import great_circle_miles, reference
 from flight_delays.contract import Collection, Pair
-from flight_delays.distances import PAIRS_FILE, find_distance, import_distances, read_pairs
-from flight_delays.sources import DataError
+from flight_delays.data.airports import great_circle_miles, reference
+from flight_delays.data.distances import PAIRS_FILE, find_distance, import_distances, read_pairs
+from flight_delays.errors import DataError
 
 pytestmark = pytest.mark.integration
 

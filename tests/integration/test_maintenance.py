@@ -13,7 +13,8 @@ from uuid import uuid4
 import pytest
 from pymongo.database import Database
 
-from flight_delays import maintenance, store
+from flight_delays import maintenance
+from flight_delays.answers.store import find_answer
 from flight_delays.contract import Collection
 from tests.conftest import Stack
 
@@ -80,7 +81,7 @@ def test_answers_are_given_while_old_ones_go(stack: Stack, mongo: Database[dict[
     ended = threading.Event()
 
     def expire() -> None:
-        db = store.connect(stack.settings)
+        db = mongo.connect(stack.settings)
         assert maintenance.expire(db, Collection.RESPONSES, 90) == 3_000
         db.client.close()
         ended.set()
@@ -91,7 +92,7 @@ def test_answers_are_given_while_old_ones_go(stack: Stack, mongo: Database[dict[
     while not ended.is_set() and thread.is_alive():
         [new] = documents(1, 0)
         mongo[Collection.RESPONSES].insert_one(new)
-        found = store.find_answer(mongo, new["_id"])
+        found = find_answer(mongo, new["_id"])
         assert found is not None
         answered += not ended.is_set()
     thread.join()
@@ -112,5 +113,5 @@ def test_the_embedded_servers_file_stays_bounded(stack: Stack, mongo: Database[d
         stack.supervisor.stop_service("mongo")
         sizes.append(file.stat().st_size)
         stack.await_ready("mongo")
-        assert store.find_answer(mongo, last[0]["_id"]) is not None
+        assert find_answer(mongo, last[0]["_id"]) is not None
     assert max(sizes) < 30e6, sizes  # 20 times as much, when each insert leaves its pages behind

@@ -16,8 +16,13 @@ import pytest
 from pymongo.database import Database
 from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 
-from flight_delays import context, dead_letters, distances, maintenance, predictor, store
+from flight_delays import maintenance
+from flight_delays.answers import dead_letters
 from flight_delays.contract import Collection
+from flight_delays.data import conditions, distances
+from flight_delays.infra import mongo
+from flight_delays.predictor.state import read_state
+from flight_delays.predictor.status import read_status
 from flight_delays.settings import get_settings
 from stack import backup
 from tests.conftest import Stack
@@ -57,10 +62,10 @@ def many(stack: Stack) -> Iterator[Database[dict[str, Any]]]:
     """The database with all of them, for every test of this module; dropped afterwards, which is fast."""
     # The heartbeat's timeout is that of connecting: one command over all answers takes longer than the web app's 2 s.
     timeouts = dict.fromkeys(("socketTimeoutMS", "connectTimeoutMS", "serverSelectionTimeoutMS"), 300_000)
-    db = store.connect(stack.settings, **timeouts)
+    db = mongo.connect(stack.settings, **timeouts)
     for name in Collection:
         db.drop_collection(name)
-    store.ensure_indexes(db)
+    mongo.ensure_indexes(db)
     for collection, make, count in ((Collection.RESPONSES, answer, COUNT), (Collection.REJECTED, rejected, REJECTED)):
         for begin in range(0, count, 1_000):
             db[collection].insert_many((make(number) for number in range(begin, begin + 1_000)), ordered=False)
@@ -191,8 +196,8 @@ def test_no_dag_and_no_page_ends_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from flight_delays_airflow import rejected as rejected_dag
-    from flight_delays_airflow import replaying
+    from flight_delays_airflow import flight_delay_dead_letters as rejected_dag
+    from flight_delays_airflow import flight_delay_drift as drift_dag
 
     host, port = many.client.address or ("127.0.0.1", 27017)
     monkeypatch.setenv("AIRFLOW_CONN_MONGO_DEFAULT", f"mongo://{host}:{port}/")
@@ -200,9 +205,9 @@ def test_no_dag_and_no_page_ends_it(
     monkeypatch.setenv("MONGO_URI", stack.settings.mongo_uri)
     get_settings.cache_clear()
     try:
-        drift = replaying.drift({"days": 7, "replay": None, "at_least": COUNT, "alarm": 0})
+        drift = drift_dag.drift({"days": 7, "replay": None, "at_least": COUNT, "alarm": 0})
         assert drift["asked"] == 50_000
-        assert replaying.drift({"days": 7, "replay": "none", "at_least": 1, "alarm": 0})["asked"] == 0
+        assert drift_dag.drift({"days": 7, "replay": "none", "at_least": 1, "alarm": 0})["asked"] == 0
         assert rejected_dag.report({"hours": 24})["rejected"] == REJECTED
         chosen = {"since": NOW - dt.timedelta(days=1), "reasons": ["empty"], "limit": 500}
         with pytest.raises(dead_letters.DataError, match="More than 500"):
@@ -215,8 +220,8 @@ def test_no_dag_and_no_page_ends_it(
         pairs = distances.read_pairs(distances.PAIRS_FILE)
         assert distances.import_distances(many[Collection.DISTANCES], pairs)["total"] == len(pairs)
         documents = ({"_id": f"gain/ATL/{n}", "sum": 1.0, "count": 1} for n in range(20_000))
-        assert context.import_documents(many[Collection.CONTEXT], documents)["written"] == 20_000
-        assert predictor.read_state(many).serving is None
+        assert conditions.import_documents(many[Collection.CONTEXT], documents)["written"] == 20_000
+        assert read_state(many).serving is None
         with tempfile.TemporaryFile() as pages:
             for page in backup._pages(many, Collection.RESPONSES):
                 pages.writelines(document.raw for document in page)
@@ -234,7 +239,7 @@ def test_no_dag_and_no_page_ends_it(
             assert client.get(page, follow_redirects=True).status_code == 200, page
         assert "MongoDB does not answer" not in client.get("/status").text
         assert "flight" in client.get("/metrics").text
-    found = predictor.status(stack.settings)
+    found = read_status(stack.settings)
     assert found.answers is not None, found.problems
     assert not [problem for problem in found.problems if "MongoDB" in problem]
 

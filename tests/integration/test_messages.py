@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pyspark.ml import PipelineModel
 from pyspark.sql import SparkSession
 
-from flight_delays import records
+from flight_delays.answers.sink import entry
 from flight_delays.contract import (
     MAX_BRACKETS,
     MAX_KEY_BYTES,
@@ -37,10 +37,10 @@ from flight_delays.contract import (
     read_request,
     rejected_id,
 )
-from flight_delays.sink import entry
-from flight_delays.sources.nycflights13 import NycFlights13
-from spark_jobs import streaming_predictor as job
-from spark_jobs import train_model
+from flight_delays.data import records
+from flight_delays.data.sources.nycflights13 import NycFlights13
+from flight_delays.model import pipeline
+from flight_delays.predictor import query
 from tests.unit.test_contract import VALID
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -194,11 +194,11 @@ _key = st.sampled_from(
 @pytest.fixture(scope="module")
 def model(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> PipelineModel:
     """A small model of real flights."""
-    job.configure(spark)
+    query.configure(spark)
     folder = tmp_path_factory.mktemp("records")
     records.import_records(NycFlights13(), records_dir=folder, months="2013-01")
     flights = spark.read.parquet(*(str(path) for path in records.month_files(folder))).limit(3000)
-    return train_model.fit(train_model.labelled(flights), trees=3, depth=3, seed=1)
+    return pipeline.fit(pipeline.labelled(flights), trees=3, depth=3, seed=1)
 
 
 def generated(count: int) -> list[tuple[bytes | None, bytes | None]]:
@@ -228,7 +228,7 @@ def test_every_message_is_judged_as_the_contract_does_and_answered(spark: SparkS
         for offset, (key, value) in enumerate(messages)
     ]
     frame = spark.createDataFrame(rows, "key binary, value binary, partition int, offset long, timestamp timestamp")
-    found = job.answers(frame, model, "20260101T000000Z-0123abcd", 7).collect()
+    found = query.respond(frame, model, "20260101T000000Z-0123abcd", 7).collect()
     assert len(found) == len(messages)
     valid = 0
     wrong = []

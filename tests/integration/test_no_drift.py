@@ -13,9 +13,12 @@ import pandas as pd
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
-from flight_delays import predictor, registry, store
+from flight_delays.answers.store import find_answer
 from flight_delays.contract import DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC, Collection, cleaned, read_request
-from flight_delays.records import month_files
+from flight_delays.data.records import month_files
+from flight_delays.infra import mongo
+from flight_delays.model import registry
+from flight_delays.predictor.state import read_state
 from flight_delays.schemas import schema
 from tests.conftest import Stack
 from tests.integration.line import answer, flight, messages_on, put, until
@@ -28,8 +31,8 @@ from pathlib import Path
 from pyspark.ml import PipelineModel
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from flight_delays.features import with_features
-from spark_jobs import train_model
+from flight_delays.model.features import with_features
+from flight_delays.model import pipeline
 asked = json.load(sys.stdin)
 spark = SparkSession.builder.remote(asked["spark"]).getOrCreate()
 spark.conf.set("spark.sql.session.timeZone", "UTC")
@@ -38,7 +41,7 @@ columns += "Distance double, CRSDepTime string"
 names = [column.split()[0] for column in columns.split(", ")]
 rows = spark.createDataFrame([tuple(row.get(name) for name in names) for row in asked["rows"]], columns)
 flights = with_features(rows.withColumn("FlightDate", F.col("FlightDate").cast("date")))
-for row in train_model.predict(PipelineModel.load(asked["model"]), flights).toLocalIterator():
+for row in pipeline.predict(PipelineModel.load(asked["model"]), flights).toLocalIterator():
     print(json.dumps({**row.asDict(), "FlightDate": str(row.FlightDate)}))
 spark.stop()
 """
@@ -93,7 +96,7 @@ def sent(line: Stack, records: pd.DataFrame) -> list[dict[str, Any]]:
 def streamed(line: Stack, sent: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The answers in MongoDB, by UUID."""
     uuids = [message["UUID"] for message in sent]
-    responses = store.connect(line.settings)[Collection.RESPONSES]
+    responses = mongo.connect(line.settings)[Collection.RESPONSES]
 
     def all_answered() -> dict[str, Any] | None:
         found = {document["_id"]: document for document in responses.find({"_id": {"$in": uuids}})}
@@ -105,7 +108,7 @@ def streamed(line: Stack, sent: list[dict[str, Any]]) -> dict[str, dict[str, Any
 def test_batch_and_stream_give_the_same_digits(
     line: Stack, sent: list[dict[str, Any]], streamed: dict[str, dict[str, Any]]
 ) -> None:
-    serving = predictor.read_state(store.connect(line.settings)).serving
+    serving = read_state(mongo.connect(line.settings)).serving
     assert serving is not None
     asked = {
         "spark": line.settings.spark_connect_url + f"/;user_id=test;token={line.settings.spark_connect_token}",
@@ -140,7 +143,7 @@ def test_days_are_served_as_they_were_learned(records: pd.DataFrame, streamed: d
 
 def test_every_text_counts_in_the_stream(line: Stack, sent: list[dict[str, Any]], streamed: dict[str, Any]) -> None:
     """Changing nothing but the carrier, the origin or the destination changes some probability."""
-    database = store.connect(line.settings)
+    database = mongo.connect(line.settings)
     for name, value in (("Carrier", "EV"), ("Origin", "EWR"), ("Dest", "ATL")):
         others = [
             message for message in sent[:1000] if value not in (message[name], message["Origin"], message["Dest"])
@@ -149,7 +152,7 @@ def test_every_text_counts_in_the_stream(line: Stack, sent: list[dict[str, Any]]
         put(line, *(json.dumps(message).encode() for message in changed.values()))
         different = 0
         for before, message in changed.items():
-            found = until(lambda uuid=message["UUID"]: store.find_answer(database, uuid), 30, "the answer")
+            found = until(lambda uuid=message["UUID"]: find_answer(database, uuid), 30, "the answer")
             different += found.document["Probability"] != streamed[before]["Probability"]
         assert different / len(changed) > 0.01, name
 
@@ -169,7 +172,7 @@ def test_messages_on_the_topics_keep_to_the_schemas(line: Stack, sent: list[dict
                 fields = cleaned(json.loads(message.value()))
                 validator.validate({"UUID": (message.key() or b"").decode(), **fields})
     validator = Draft202012Validator(schema("distance"))
-    for pair in store.connect(line.settings)[Collection.DISTANCES].find():
+    for pair in mongo.connect(line.settings)[Collection.DISTANCES].find():
         validator.validate(pair)
 
 

@@ -15,7 +15,6 @@ from uuid import uuid4
 
 import pytest
 
-from flight_delays import store
 from flight_delays.contract import (
     DEAD_LETTER_TOPIC,
     MAX_BRACKETS,
@@ -28,6 +27,7 @@ from flight_delays.contract import (
     parse_timestamp,
     rejected_id,
 )
+from flight_delays.infra import mongo
 from tests.conftest import Stack
 from tests.integration.line import answer, flight, messages_on, put, until
 
@@ -265,7 +265,7 @@ def test_poison_becomes_dead_letters_and_the_stream_goes_on(line: Stack) -> None
 
     letters = [json.loads(message.value()) for message in messages_on(line, DEAD_LETTER_TOPIC)]
     by_place = {(letter["partition"], letter["offset"]): letter for letter in letters}
-    rejected = store.connect(line.settings)[Collection.REJECTED]
+    rejected = mongo.connect(line.settings)[Collection.REJECTED]
     for name, (uuid, value, place) in sent.items():
         poison, letter = POISON[name], by_place[place]
         document = until(
@@ -289,7 +289,7 @@ def test_odd_but_valid_messages_are_answered(line: Stack) -> None:
     for name, (build, _) in ODD_BUT_VALID.items():
         sent[name] = uuid = str(uuid4())
         put(line, build(uuid), key=uuid, headers=[("traceparent", b"\xff\x00"), ("empty", None)])
-    replays = store.connect(line.settings)[Collection.REPLAYS]
+    replays = mongo.connect(line.settings)[Collection.REPLAYS]
     for name, uuid in sent.items():
         if "Replay" in ODD_BUT_VALID[name][1]:  # kept apart from what people asked, and no business of the web app
             shown = until(lambda uuid=uuid: replays.find_one({"_id": uuid}), 20, "the replay's answer")

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from flight_delays.names import DagId
+from flight_delays.contract import DagId
 from flight_delays.settings import LOOPBACK
 from stack.airflow_api import AirflowApi
 from stack.services import BIN, airflow_environment, inherited_environment

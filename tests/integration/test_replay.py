@@ -12,11 +12,13 @@ import pytest
 from confluent_kafka import Producer
 from pymongo.database import Database
 
-from flight_delays import drift, metrics, records, registry, replay, store
-from flight_delays.contract import REQUEST_TOPIC, Collection
-from flight_delays.names import DagId
-from flight_delays.sources import DataError
-from flight_delays.sources.nycflights13 import NycFlights13
+from flight_delays.answers import drift, replay
+from flight_delays.contract import REQUEST_TOPIC, Collection, DagId
+from flight_delays.data import records
+from flight_delays.data.sources.nycflights13 import NycFlights13
+from flight_delays.errors import DataError
+from flight_delays.infra import mongo
+from flight_delays.model import metrics, registry
 from tests import versions
 from tests.conftest import Stack
 from tests.integration.line import messages_on, run_dag
@@ -38,11 +40,11 @@ def november(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(line: Stack, name: str, plan: replay.Plan = PLAN) -> dict[str, Any]:
     producer = Producer({"bootstrap.servers": line.settings.kafka_bootstrap, "partitioner": "consistent"})
-    return replay.run(name, plan, line.settings.records, store.connect(line.settings), producer)
+    return replay.run(name, plan, line.settings.records, mongo.connect(line.settings), producer)
 
 
 def test_a_replay_is_answered_scored_and_kept_apart(line: Stack) -> None:
-    db, name = store.connect(line.settings), f"test-{uuid4()}"
+    db, name = mongo.connect(line.settings), f"test-{uuid4()}"
     before = db[Collection.RESPONSES].count_documents({})
     score = run(line, name)
     assert (score["State"], score["Sent"], score["Answered"], score["Rejected"]) == ("done", 150, 150, 0)
@@ -80,7 +82,7 @@ def test_a_run_that_was_cut_off_goes_on(line: Stack) -> None:
 def test_the_dags_replay_and_then_judge_its_drift(line: Stack) -> None:
     conf = {"first": "2013-12-24", "last": "2013-12-24", "rate": 200, "limit": 120}
     assert run_dag(line, DagId.REPLAY, conf) == {"replay": "success", "run": "success"}
-    newest = next(iter(store.connect(line.settings)[Collection.SCOREBOARD].find().sort("$natural", -1).limit(1)))
+    newest = next(iter(mongo.connect(line.settings)[Collection.SCOREBOARD].find().sort("$natural", -1).limit(1)))
     assert (newest["State"], newest["Answered"]) == ("done", 120)
     assert newest["Expected"]["rows"] > 0, "the holdout's scores stand beside it"
     judged = {"replay": newest["_id"], "at_least": 50}

@@ -19,11 +19,12 @@ from confluent_kafka import Consumer, Message, Producer
 from confluent_kafka.admin import AdminClient
 from pymongo.database import Database
 
+from flight_delays.answers.sink import GROUP, Entry, check, entry, store
+from flight_delays.answers.store import find_answer
 from flight_delays.contract import CLIENT_ID, DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC, Collection, Reason
+from flight_delays.infra.mongo import find_canary
+from flight_delays.infra.topics import ensure_topics
 from flight_delays.settings import Settings
-from flight_delays.sink import GROUP, Entry, check, entry, store
-from flight_delays.store import find_answer, find_canary
-from flight_delays.topics import ensure_topics
 from tests.conftest import Stack
 from tests.integration.line import compressed, put_bomb
 
@@ -99,7 +100,7 @@ def sink(settings: Settings, commit_delay: float = 0) -> Iterator[subprocess.Pop
     """A running sink; without a commit delay, what it has stored is not read again by the next test's."""
     environment = os.environ | settings.environment | {"FLIGHTS_SINK_COMMIT_DELAY_SECONDS": str(commit_delay)}
     with (settings.home / "sink.log").open("ab") as log:
-        process = subprocess.Popen([sys.executable, "-m", "flight_delays.sink"], stderr=log, env=environment)
+        process = subprocess.Popen([sys.executable, "-m", "flight_delays.answers.sink"], stderr=log, env=environment)
         try:
             eventually(lambda: is_ready(settings))
             yield process
@@ -397,7 +398,7 @@ def test_offsets_follow_the_writes_after_a_while(settings: Settings, mongo: Data
 
 
 def test_the_check_tells_whether_a_sink_reads(settings: Settings) -> None:
-    command = [sys.executable, "-m", "flight_delays.sink", "--check"]
+    command = [sys.executable, "-m", "flight_delays.answers.sink", "--check"]
     environment = os.environ | settings.environment
     with sink(settings):
         assert subprocess.run(command, check=False, env=environment).returncode == 0

@@ -24,7 +24,7 @@ import httpx
 import pytest
 from pymongo import MongoClient
 
-from flight_delays import store
+from flight_delays.infra import mongo
 from flight_delays.settings import LOOPBACK, PROJECT, Settings
 from stack import artifacts, up
 from stack.airflow_api import retrying
@@ -157,7 +157,7 @@ def test_loopback_goes_past_every_proxy(web_app: Callable[..., Any]) -> None:
     program = """
 import sys
 import stack
-from flight_delays.predictor import ping
+from flight_delays.predictor.engine import ping
 from flight_delays.settings import Settings
 from stack.services import _get
 _get(sys.argv[1])
@@ -325,7 +325,7 @@ def test_airflow_logs_into_mongodb_as_the_others_do(uri: str, tmp_path: Path, mo
     monkeypatch.setenv("AIRFLOW_CONN_MONGO_DEFAULT", environment["AIRFLOW_CONN_MONGO_DEFAULT"])
     hook = MongoHook("mongo_default")
     hook.extras["connect"] = False
-    with hook, MongoClient(uri, connect=False) as own, store.connect(settings, connect=False).client as ours:
+    with hook, MongoClient(uri, connect=False) as own, mongo.connect(settings, connect=False).client as ours:
         theirs = hook.get_conn()
         assert theirs._topology_settings.seeds == own._topology_settings.seeds == ours._topology_settings.seeds
         assert _login(theirs) == _login(own) == _login(ours)
@@ -368,7 +368,7 @@ def test_up_waits_for_a_mongodb_that_restarts(stack: Stack) -> None:
     back.start()
     try:
         with pytest.raises(Exception, match="Connection refused"):
-            retrying(0)(lambda: store.connect(stack.settings).command("ping"))
+            retrying(0)(lambda: mongo.connect(stack.settings).command("ping"))
         assert up._state(stack.settings).generation == 0
     finally:
         back.join()

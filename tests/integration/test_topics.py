@@ -11,9 +11,9 @@ import pytest
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaError, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
-from flight_delays import canary, topics
-from flight_delays.canary import first_messages
-from flight_delays.topics import ensure_topics, topic_id
+from flight_delays.infra import topics
+from flight_delays.infra.kafka import ends, first_messages
+from flight_delays.infra.topics import ensure_topics, topic_id
 from tests.conftest import Stack
 from tests.integration.line import create_topic, put_bomb, until
 
@@ -65,7 +65,7 @@ def test_a_records_time_is_the_brokers(claimed: int, stack: Stack, admin: AdminC
         errors: list[object] = []
         producer.produce(old_topic, b"{}", timestamp=claimed, on_delivery=lambda error, _: errors.append(error))
         assert producer.flush(15) == 0
-        end = canary.ends(stack.settings, old_topic)[0]
+        end = ends(stack.settings, old_topic)[0]
         if errors != [None]:
             return False
         kind, milliseconds = first_messages(stack.settings, old_topic, {0: end - 1}, 20)[0].timestamp()

@@ -15,9 +15,11 @@ from pyspark.ml import PipelineModel
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
-from flight_delays import gate, records, registry
-from flight_delays.contract import SPLITS
-from flight_delays.features import (
+from flight_delays.contract import SPLITS, date_parts
+from flight_delays.data import records
+from flight_delays.data.sources.nycflights13 import NycFlights13
+from flight_delays.model import evaluation, pipeline, promotion_checks, registry, training
+from flight_delays.model.features import (
     CATEGORICAL,
     GAIN_FEATURES,
     GAINS,
@@ -26,14 +28,11 @@ from flight_delays.features import (
     UNKNOWN,
     WEATHER,
     arrival_bucket,
-    date_parts,
     with_features,
     with_recent_gains,
     with_weather,
 )
 from flight_delays.settings import PROJECT
-from flight_delays.sources.nycflights13 import NycFlights13
-from spark_jobs import train_model
 from stack.services import inherited_environment, spark_environment
 
 pytestmark = pytest.mark.integration
@@ -86,7 +85,7 @@ def flights(spark, slices):
 
 def probabilities(model, flights) -> np.ndarray:
     """Shape (n, 4), in the order of the rows."""
-    return np.stack(train_model.predict(model, with_features(flights)).toPandas()["Probability"].to_list())
+    return np.stack(pipeline.predict(model, with_features(flights)).toPandas()["Probability"].to_list())
 
 
 def test_metadata_say_where_the_model_comes_from_and_how_good_it_is(trained):
@@ -128,9 +127,13 @@ def test_metadata_say_where_the_model_comes_from_and_how_good_it_is(trained):
     assert set(metadata.importances) == {"Carrier", "ExpectedArrDelay", *NUMERIC}
     assert next(iter(metadata.importances)) in {"DepDelay", "ExpectedArrDelay", *GAIN_FEATURES}
     assert sum(metadata.importances.values()) == pytest.approx(1)
-    assert set(metadata.golden) == {each.name for each in gate.golden_requests()}
+    assert set(metadata.golden) == {each.name for each in promotion_checks.golden_requests()}
     assert all(sum(answer) == pytest.approx(1) for answer in metadata.golden.values())
-    assert not [reason for reason in gate.judge("", metadata, None, limit=1, force=False).reasons if "golden" in reason]
+    assert not [
+        reason
+        for reason in promotion_checks.judge("", metadata, None, limit=1, force=False).reasons
+        if "golden" in reason
+    ]
     assert "By carrier" in (trained.staged / "model_card.html").read_text()
 
 
@@ -142,31 +145,29 @@ def champion(trained, tmp_path_factory):
 
 
 def test_the_champion_is_judged_on_the_same_flights_that_neither_has_seen(spark, flights, champion):
-    flights = train_model.labelled(flights)
-    small = train_model.fit(flights.where("FlightDate < '2013-01-20'"), trees=2, depth=2, seed=1)
-    found = train_model.compare(small, flights.where("FlightDate >= '2013-01-20'"), champion)
+    flights = pipeline.labelled(flights)
+    small = pipeline.fit(flights.where("FlightDate < '2013-01-20'"), trees=2, depth=2, seed=1)
+    found = evaluation.compare(small, flights.where("FlightDate >= '2013-01-20'"), champion)
     assert found.version == champion.name
     assert not found.seen
     assert found.champion == registry.load_metadata(champion.parent, champion.name).metrics, "on February"
     assert found.challenger.rows == ROWS_A_MONTH
     assert found.challenger.log_loss > found.champion.log_loss, "2 trees of depth 2, from fewer flights"
-    itself = train_model.compare(
-        PipelineModel.load(str(champion / "pipeline")), flights.where("DepDelay > 0"), champion
-    )
+    itself = evaluation.compare(PipelineModel.load(str(champion / "pipeline")), flights.where("DepDelay > 0"), champion)
     assert itself.challenger == itself.champion
-    january = train_model.compare(small, flights.where("FlightDate = '2013-01-25'"), champion)
+    january = evaluation.compare(small, flights.where("FlightDate = '2013-01-25'"), champion)
     assert january.seen, "the champion has learned from all there are"
     assert january.champion.rows == flights.where("FlightDate = '2013-01-25'").count()
 
 
 def test_a_champion_that_cannot_be_asked_is_told_and_stops_nothing(model, flights, champion, tmp_path):
-    holdout = train_model.labelled(flights)
-    other = train_model.compare(model, holdout.drop("DepDelay").limit(100), champion)
+    holdout = pipeline.labelled(flights)
+    other = evaluation.compare(model, holdout.drop("DepDelay").limit(100), champion)
     assert "DepDelay" in other.error
     broken = tmp_path / champion.name
     shutil.copytree(champion, broken)
     (broken / "extra").touch()
-    assert "damaged" in train_model.compare(model, holdout, broken).error
+    assert "damaged" in evaluation.compare(model, holdout, broken).error
 
 
 def test_the_same_rows_get_the_same_digits(model, flights):
@@ -183,7 +184,7 @@ def test_the_registered_model_is_the_staged_one(spark, model, trained, flights):
 
 def test_what_was_never_seen_gets_an_answer(model, flights):
     unseen = flights.limit(5).withColumns({"Carrier": F.lit("ZZ"), "Origin": F.lit("ATL"), "Dest": F.lit("XXX")})
-    answers = train_model.predict(model, with_features(unseen)).toPandas()
+    answers = pipeline.predict(model, with_features(unseen)).toPandas()
     assert answers["Route"].unique().tolist() == ["ATL-XXX"]
     assert np.allclose(np.stack(answers["Probability"].to_list()).sum(axis=1), 1)
     assert [int(np.argmax(row)) for row in answers["Probability"]] == answers["Prediction"].to_list()
@@ -233,33 +234,33 @@ def test_buckets_have_the_contracts_edges(spark):
 def test_the_holdout_is_the_last_months(spark, flights):
     days = [dt.date(2013, month, day) for month in (11, 12) for day in (1, 30)] + [dt.date(2014, 2, 28)]
     frame = spark.createDataFrame([(day,) for day in days], "FlightDate date")
-    training, holdout = train_model.split_by_time(frame, 2)
+    training, holdout = pipeline.split_by_time(frame, 2)
     assertDataFrameEqual(training, frame.where("FlightDate < '2013-12-01'"))
     assertDataFrameEqual(holdout, frame.where("FlightDate >= '2013-12-01'"))
     with pytest.raises(ValueError, match=r"3 month\(s\) \(2013-11, 2013-12, 2014-02\), but 3 are to be held out"):
-        train_model.split_by_time(frame, 3)
+        pipeline.split_by_time(frame, 3)
 
 
 def test_too_few_months_are_refused_and_nothing_is_written(spark, slices, tmp_path):
     options = {"trees": 2, "depth": 2, "seed": 1, "holdout_months": 1, "fingerprint": ""}
     with pytest.raises(ValueError, match=r"1 month\(s\) \(2013-01\)"):
-        train_model.train(spark, slices[:1], tmp_path, **options)
+        training.train(spark, slices[:1], tmp_path, **options)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_gaps_are_refused(flights):
     gaps = flights.limit(10).withColumns({"DepDelay": F.lit(float("nan")), "Carrier": F.lit(None).cast("string")})
     with pytest.raises(ValueError, match=r"\{'Carrier': 10, 'DepDelay': 10\}"):
-        train_model.refuse_gaps(train_model.labelled(gaps))
+        pipeline.refuse_gaps(pipeline.labelled(gaps))
 
 
 def test_flights_that_never_arrived_are_left_out_and_four_buckets_stay(flights):
     """A slice without very late flights must not make a model of three classes."""
     never_late = flights.limit(500).withColumn("ArrDelay", F.when(F.col("ArrDelay") < 30, F.col("ArrDelay")))
-    training = train_model.labelled(never_late)
+    training = pipeline.labelled(never_late)
     assert training.count() < 500
     assert training.where(f"{LABEL} = 3").count() == 0
-    small = train_model.fit(training, trees=2, depth=2, seed=1)
+    small = pipeline.fit(training, trees=2, depth=2, seed=1)
     assert probabilities(small, flights.limit(3)).shape == (3, 4)
 
 
@@ -278,7 +279,7 @@ def test_no_feature_sees_the_flights_own_arrival_or_anything_later(flights, weat
     moved = flights.withColumn(
         "ArrDelay", F.when(F.col("FlightDate") >= day, F.col("ArrDelay") + 60).otherwise(F.col("ArrDelay"))
     )
-    before, after = train_model.labelled(flights, weather), train_model.labelled(moved, weather)
+    before, after = pipeline.labelled(flights, weather), pipeline.labelled(moved, weather)
     on_the_day = F.col("FlightDate") == day
     assertDataFrameEqual(before.where(on_the_day).select(known), after.where(on_the_day).select(known))
     next_day = F.col("FlightDate") == F.date_add(day, 1)

@@ -10,9 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flight_delays import predictor, store
 from flight_delays.contract import Collection
-from flight_delays.predictor.state import PredictorError
+from flight_delays.errors import PredictorError
+from flight_delays.infra import mongo
+from flight_delays.predictor.control import Result, reconcile
+from flight_delays.predictor.engine import check, ping
+from flight_delays.predictor.state import read_state
 from flight_delays.settings import LOOPBACK
 from stack import state
 from stack.up import submit_flight
@@ -32,13 +35,13 @@ def test_the_state_of_the_first_release_is_taken_over(tmp_path: Path) -> None:
         assert json.loads((settings.home / "state.json").read_text())["release"] == state.release()
         for uuid, known in EXPECTED["answers"].items():
             assert httpx.get(f"{line.web_url}{RESPONSE}{uuid}").json() == known
-        db = store.connect(settings)
+        db = mongo.connect(settings)
         assert sum(1 for _ in db[Collection.DISTANCES].find({})) == EXPECTED["distances"]
 
-        before = predictor.read_state(db).serving
+        before = read_state(db).serving
         assert before is not None
-        outcome = predictor.reconcile(settings)
-        assert outcome.result is predictor.Result.REPAIRED  # its engine is another process now
+        outcome = reconcile(settings)
+        assert outcome.result is Result.REPAIRED  # its engine is another process now
         assert outcome.deployment.version == EXPECTED["champion"]
         assert outcome.deployment.generation == EXPECTED["generation"] + 1
         assert goes_on(settings, before, outcome.deployment), "where the old one stood"
@@ -57,11 +60,11 @@ def test_the_state_of_the_first_release_is_taken_over(tmp_path: Path) -> None:
 
 def only_its_owner_may_use_spark(line: Stack) -> None:
     settings = line.settings
-    predictor.ping(settings)
+    ping(settings)
     url = settings.spark_connect_url
     for stranger in (url.replace("localhost", LOOPBACK), f"{url}/;token=wrong"):
         with pytest.raises(PredictorError, match="authentication token") as caught:
-            predictor.ping(settings.model_copy(update={"spark_connect_url": stranger}))
+            ping(settings.model_copy(update={"spark_connect_url": stranger}))
         assert "wrong" not in str(caught.value)
     manager = line.supervisor.process()
     assert manager is not None
@@ -81,4 +84,4 @@ def only_its_owner_may_use_spark(line: Stack) -> None:
         httpx.get(f"{settings.spark_ui_url}/jobs/job/kill/", params={"id": job})
     time.sleep(3)
     assert before <= jobs()
-    assert predictor.check(settings) is not None
+    assert check(settings) is not None

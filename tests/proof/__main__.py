@@ -21,8 +21,10 @@ from pymongo.errors import PyMongoError
 from bench.installation import own_settings
 from bench.report import machine
 from bench.traffic import Exchange
-from flight_delays import predictor, registry, store
-from flight_delays.names import DagId
+from flight_delays.contract import DagId
+from flight_delays.infra import mongo
+from flight_delays.model import registry
+from flight_delays.predictor.state import State, read_state
 from flight_delays.settings import PROJECT, Settings
 from stack.airflow_api import ACTIVE, AirflowApi
 from stack.secrets import load_secrets
@@ -92,22 +94,22 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
-def state_of(stack: Stack) -> predictor.State:
+def state_of(stack: Stack) -> State:
     """The predictor's state."""
-    return predictor.read_state(store.connect(stack.settings))
+    return read_state(mongo.connect(stack.settings))
 
 
-def settled(stack: Stack) -> predictor.State:
+def settled(stack: Stack) -> State:
     """The state once the champion serves and no run is half done."""
 
-    def found() -> predictor.State | None:
+    def found() -> State | None:
         with suppress(PyMongoError):
             state, champion = state_of(stack), registry.read_pointer(stack.settings.models).champion
-            if not state.half_done and state.serving and state.serving.version == champion:
+            if not state.in_progress and state.serving and state.serving.version == champion:
                 return state
         return None
 
-    state: predictor.State = until(found, 300, "the champion to serve")
+    state: State = until(found, 300, "the champion to serve")
     return state
 
 

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from flight_delays import distances, predictor, records, registry, store
 from flight_delays.contract import Collection
+from flight_delays.data import distances, records
+from flight_delays.data.sources.nycflights13 import NycFlights13
+from flight_delays.infra import mongo
+from flight_delays.infra.topics import ensure_topics
+from flight_delays.model import registry
+from flight_delays.predictor.control import reconcile
 from flight_delays.settings import PROJECT, Settings
-from flight_delays.sources.nycflights13 import NycFlights13
-from flight_delays.topics import ensure_topics
 from stack import artifacts
 from stack.secrets import load_secrets
 from stack.services import BIN, inherited_environment, services, spark_environment
@@ -77,11 +80,11 @@ def engines(clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         try:
             for name in ENGINES:
                 stack.await_ready(name)
-            database = store.connect(settings)
+            database = mongo.connect(settings)
             ensure_topics(AdminClient({"bootstrap.servers": settings.kafka_bootstrap}), settings)
-            store.ensure_indexes(database)
+            mongo.ensure_indexes(database)
             distances.import_distances(database[Collection.DISTANCES], distances.read_pairs(distances.PAIRS_FILE))
-            predictor.reconcile(settings)
+            reconcile(settings)
             yield stack
         finally:
             supervisor.stop()

@@ -24,11 +24,13 @@ from confluent_kafka import Consumer, TopicPartition
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
-from flight_delays import canary, predictor, store
 from flight_delays.contract import RESPONSE_TOPIC
+from flight_delays.infra import mongo
+from flight_delays.infra.kafka import ends
+from flight_delays.predictor import canary
 from flight_delays.settings import Settings
 from tests.conftest import Stack
-from tests.integration.line import until
+from tests.integration.line import check, until
 from tests.proof.witness import Witness
 
 RECOVERY_SECONDS = 240.0
@@ -39,7 +41,7 @@ FOREST_CLASS = "org.apache.spark.ml.classification.RandomForestClassificationMod
 class Operator:
     """Repairs the predictor whenever its query is ill, as Airflow's watch does, where there is no Airflow.
 
-    `repair` brings the champion back: `predictor.reconcile`.
+    `repair` brings the champion back: `reconcile`.
     """
 
     def __init__(self, settings: Settings, repair: Callable[[], object]) -> None:
@@ -60,7 +62,7 @@ class Operator:
     def _watch(self) -> None:
         while not self._done.wait(2):
             try:
-                predictor.check(self._settings)
+                check(self._settings)
             except Exception as illness:  # noqa: BLE001 - MongoDB, the server or the query
                 try:
                     self._repair()
@@ -175,7 +177,7 @@ def fill_disk_of(stack: Stack, service: str, seconds: float) -> None:
 def fill_store(settings: Settings, folder: Path, seconds: float) -> None:
     """See `fill_disk_of`."""
     over, refused = threading.Event(), threading.Event()
-    ballast = store.connect(settings, timeoutMS=1000)["ballast"]
+    ballast = mongo.connect(settings, timeoutMS=1000)["ballast"]
 
     def write() -> None:
         while not over.is_set():
@@ -256,9 +258,9 @@ def recovered(witness: Witness, since: float) -> None:
 
 def answering(settings: Settings, seconds: float = 3) -> set[int]:
     """The deployments that answer canaries within so long."""
-    ends = canary.ends(settings, RESPONSE_TOPIC)
+    begins = ends(settings, RESPONSE_TOPIC)
     consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "tests"})
-    consumer.assign([TopicPartition(RESPONSE_TOPIC, number, offset) for number, offset in enumerate(ends)])
+    consumer.assign([TopicPartition(RESPONSE_TOPIC, number, offset) for number, offset in enumerate(begins)])
     sent = set(canary.send_canaries(settings))
     found = set()
     deadline = time.monotonic() + seconds

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flight_delays import predictor
+from flight_delays.predictor.control import reconcile
 from tests.conftest import NO_MOUNT, Stack
 from tests.proof import faults
 from tests.proof.conftest import ENGINES, start
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 @pytest.fixture
 def witness(engines: Stack) -> Iterator[Witness]:
     """Ten flights a second, and an operator who repairs."""
-    with Operator(engines.settings, lambda: predictor.reconcile(engines.settings)):
+    with Operator(engines.settings, lambda: reconcile(engines.settings)):
         found = Witness(engines.settings, engines.web_url, rate=10)
         found.start()
         try:

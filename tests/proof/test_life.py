@@ -17,24 +17,30 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from flight_delays import canary, predictor, registry, store
+from flight_delays.answers.store import find_answer
 from flight_delays.contract import DEAD_LETTER_TOPIC, PAYLOAD_BYTES, REQUEST_TOPIC, RESPONSE_TOPIC, Collection
-from flight_delays.predictor import control, engine, events, handover, watch
-from flight_delays.predictor.control import Action, Result
+from flight_delays.errors import BrokerError, CanaryError, OvertakenError, PredictorError
+from flight_delays.infra import mongo
+from flight_delays.infra.kafka import ends
+from flight_delays.infra.topics import ensure_topics
+from flight_delays.model import registry
+from flight_delays.predictor import control, engine, events, handover, probe, timeouts
+from flight_delays.predictor.control import Result, reconcile
 from flight_delays.predictor.events import Kind
-from flight_delays.predictor.state import OvertakenError, PredictorError, Wanted, change_state
+from flight_delays.predictor.state import Action, Deployment, State, Wanted, change_state, read_state
+from flight_delays.predictor.status import read_status
 from flight_delays.settings import Settings
-from flight_delays.topics import ensure_topics
 from tests.conftest import Stack
-from tests.integration.line import compressed, flight, goes_on, messages_on, put, put_bomb, until
+from tests.integration.line import check, compressed, flight, goes_on, messages_on, put, put_bomb, until
 from tests.proof import faults
 from tests.proof.witness import Witness
 
 _ACT = """
 import sys
-from flight_delays import predictor
+from flight_delays.predictor.control import reconcile
+from flight_delays.predictor.state import Action
 from flight_delays.settings import get_settings
-predictor.act(get_settings(), predictor.Action(sys.argv[1]), *sys.argv[2:])
+reconcile(get_settings(), Action(sys.argv[1]), *sys.argv[2:])
 """
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -51,27 +57,27 @@ def versions(engines: Stack, other_version: str) -> tuple[str, str]:
 @pytest.fixture(autouse=True)
 def settled(engines: Stack, versions: tuple[str, str]) -> Iterator[None]:
     """Before each test the champion serves and nothing failed; afterwards, one query answers or none is wanted."""
-    predictor.act(engines.settings, Action.DEPLOY, versions[0])
+    reconcile(engines.settings, Action.DEPLOY, versions[0])
     yield
     engines.await_ready("spark-connect")
     state = now(engines)
-    assert not state.half_done
+    assert not state.in_progress
     wanted = {state.serving.generation} if state.wanted is Wanted.RUNNING and state.serving else set()
     assert faults.answering(engines.settings) <= wanted, "somebody else answers"
 
 
-def now(engines: Stack) -> predictor.State:
-    return predictor.read_state(store.connect(engines.settings))
+def now(engines: Stack) -> State:
+    return read_state(mongo.connect(engines.settings))
 
 
-def serving(engines: Stack) -> predictor.Deployment:
+def serving(engines: Stack) -> Deployment:
     found = now(engines).serving
     assert found is not None
     return found
 
 
 def last(engines: Stack) -> events.Event:
-    return events.last_events(store.connect(engines.settings), 1)[0]
+    return events.last_events(mongo.connect(engines.settings), 1)[0]
 
 
 def damaged(settings: Settings, version: str, name: str) -> Path:
@@ -87,34 +93,34 @@ def damaged(settings: Settings, version: str, name: str) -> Path:
 
 def test_a_stop_lasts_until_a_person_ends_it_and_loses_nothing(engines: Stack) -> None:
     before = serving(engines)
-    stopped = predictor.act(engines.settings, Action.STOP, reason="holiday", dag_run="flight_delay_predictor/test")
+    stopped = reconcile(engines.settings, Action.STOP, reason="holiday", dag_run="flight_delay_predictor/test")
     assert stopped.result is Result.STOPPED
     assert (last(engines).Kind, last(engines).Reason) == (Kind.STOPPED, "holiday")
     assert last(engines).DagRun == "flight_delay_predictor/test"
-    assert predictor.act(engines.settings, Action.STOP).result is Result.UNCHANGED
+    assert reconcile(engines.settings, Action.STOP).result is Result.UNCHANGED
     message = flight()
     put(engines, json.dumps(message).encode(), key=message["UUID"])
-    assert predictor.reconcile(engines.settings).result is Result.UNCHANGED
+    assert reconcile(engines.settings).result is Result.UNCHANGED
     assert faults.answering(engines.settings) == set()
-    assert predictor.check(engines.settings) is None
-    assert watch.look(engines.settings) is None, "a stop is no illness"
-    started = predictor.act(engines.settings, Action.START)
+    assert check(engines.settings) is None
+    assert probe.probe(engines.settings) is None, "a stop is no illness"
+    started = reconcile(engines.settings, Action.START)
     assert started.result is Result.STARTED
     assert started.deployment is not None
     assert goes_on(engines.settings, before, started.deployment)
-    database = store.connect(engines.settings)
-    until(lambda: store.find_answer(database, message["UUID"]), 20, "the answer to what was asked meanwhile")
+    database = mongo.connect(engines.settings)
+    until(lambda: find_answer(database, message["UUID"]), 20, "the answer to what was asked meanwhile")
     assert faults.answering(engines.settings) == {started.deployment.generation}
 
 
 def test_a_restart_goes_on_beside_and_reconcile_leaves_it_alone(engines: Stack) -> None:
     before = serving(engines)
-    restarted = predictor.act(engines.settings, Action.RESTART)
+    restarted = reconcile(engines.settings, Action.RESTART)
     assert restarted.result is Result.RESTARTED
     assert restarted.deployment is not None
     assert restarted.deployment.checkpoint != before.checkpoint
-    assert predictor.reconcile(engines.settings).result is Result.UNCHANGED
-    assert predictor.act(engines.settings, Action.START).result is Result.UNCHANGED
+    assert reconcile(engines.settings).result is Result.UNCHANGED
+    assert reconcile(engines.settings, Action.START).result is Result.UNCHANGED
     assert faults.answering(engines.settings) == {before.generation + 1}
 
 
@@ -125,20 +131,20 @@ def test_too_few_task_slots_are_said_before_a_query_starts(engines: Stack) -> No
         engine._check_slots(spark, engines.settings, 2)
         with pytest.raises(engine.SlotsError, match=r"has 64 task slots, and 40 queries on 2 partitions need 80"):
             engine._check_slots(spark, engines.settings, 40, wait_seconds=0)
-    assert predictor.reconcile(engines.settings).result is Result.UNCHANGED
+    assert reconcile(engines.settings).result is Result.UNCHANGED
 
 
 def test_an_overtaken_run_starts_and_stops_nothing(engines: Stack) -> None:
     before = serving(engines)
-    zombie = control._Run(engines.settings, store.connect(engines.settings))
-    restarted = predictor.act(engines.settings, Action.RESTART).deployment
+    zombie = control._Run(engines.settings, mongo.connect(engines.settings))
+    restarted = reconcile(engines.settings, Action.RESTART).deployment
     assert restarted is not None
     for action in (Action.RESTART, Action.STOP):
         with pytest.raises(OvertakenError, match="it decides"):
             zombie.do(action, "")
-    late = control._Run(engines.settings, store.connect(engines.settings))
+    late = control._Run(engines.settings, mongo.connect(engines.settings))
     claimed = late._claim(before.version)
-    change_state(store.connect(engines.settings), late.state, candidate=None)  # another run cleared up meanwhile
+    change_state(mongo.connect(engines.settings), late.state, candidate=None)  # another run cleared up meanwhile
     with pytest.raises(OvertakenError):
         late._launch(claimed)
     assert faults.answering(engines.settings) == {restarted.generation}, "what it had started is gone again"
@@ -150,7 +156,7 @@ def test_three_deployments_at_once_leave_one_query(engines: Stack, versions: tup
 
     def deploy(version: str) -> None:
         try:
-            predictor.act(engines.settings, Action.DEPLOY, version)
+            reconcile(engines.settings, Action.DEPLOY, version)
         except Exception as error:  # noqa: BLE001 - overtaken, or its session ended by another
             done.append(type(error).__name__)
         else:
@@ -162,22 +168,22 @@ def test_three_deployments_at_once_leave_one_query(engines: Stack, versions: tup
     for thread in threads:
         thread.join()
     assert len(done) == 3
-    predictor.reconcile(engines.settings)  # what the watch does, should the last word have been an overtaken one's
+    reconcile(engines.settings)  # what the watch does, should the last word have been an overtaken one's
     champion = registry.read_pointer(engines.settings.models).champion
     assert serving(engines).version == champion
-    assert not now(engines).half_done
+    assert not now(engines).in_progress
     assert faults.answering(engines.settings) == {serving(engines).generation}
 
 
 def test_a_burnt_session_and_a_restarted_server_are_repaired(engines: Stack) -> None:
     engine.stop_session(engines.settings, serving(engines).session_id)
-    found = watch.look(engines.settings)
+    found = probe.probe(engines.settings)
     assert found is not None
-    assert found.part is watch.Part.QUERY
-    repaired = predictor.reconcile(engines.settings)
+    assert found.part is probe.Part.QUERY
+    repaired = reconcile(engines.settings)
     assert repaired.result is Result.REPAIRED
     engines.kill("spark-connect")
-    repaired = predictor.reconcile(engines.settings)  # waits for the server
+    repaired = reconcile(engines.settings)  # waits for the server
     assert repaired.result is Result.REPAIRED
     assert (last(engines).Kind, last(engines).Generation) == (Kind.REPAIRED, serving(engines).generation)
     assert faults.answering(engines.settings) == {serving(engines).generation}
@@ -191,13 +197,13 @@ def test_a_repair_goes_on_where_a_killed_one_got_to(engines: Stack) -> None:
     until(begun.exists, 60, "its query")
     process.send_signal(signal.SIGKILL)
     process.wait(60)
-    control._Run(engines.settings, store.connect(engines.settings))._clear_up()
+    control._Run(engines.settings, mongo.connect(engines.settings))._clear_up()
     assert serving(engines).checkpoint == candidate.checkpoint
 
 
 def test_nobody_waits_for_the_canaries_of_a_query_that_died(engines: Stack) -> None:
     patient = engines.settings.model_copy(update={"canary_timeout_seconds": 3600.0})
-    run = control._Run(patient, store.connect(patient))
+    run = control._Run(patient, mongo.connect(patient))
     engine.stop_session(engines.settings, serving(engines).session_id)
     with pytest.raises(PredictorError, match="Spark Connect server"):
         run._prove(serving(engines))
@@ -229,7 +235,7 @@ def test_models_are_swapped_to_and_fro_under_traffic_in_both_modes(
     swaps = zip(versions[::-1] * 2, ("realtime", "microbatch", "microbatch", "realtime"), strict=True)
     for version, trigger in swaps:
         settings = engines.settings.model_copy(update={"trigger": trigger})
-        done = predictor.act(settings, Action.DEPLOY, version)
+        done = reconcile(settings, Action.DEPLOY, version)
         assert done.result is Result.REPLACED
         assert registry.read_pointer(settings.models).champion == version
         faults.recovered(witness, time.monotonic())
@@ -243,17 +249,17 @@ def test_models_are_swapped_to_and_fro_under_traffic_in_both_modes(
 
 def test_a_new_query_answers_nothing_again(engines: Stack, versions: tuple[str, str]) -> None:
     def ends() -> int:
-        return sum(sum(canary.ends(engines.settings, topic)) for topic in (RESPONSE_TOPIC, DEAD_LETTER_TOPIC))
+        return sum(sum(ends(engines.settings, topic)) for topic in (RESPONSE_TOPIC, DEAD_LETTER_TOPIC))
 
     before = ends()
     flights = [flight() for _ in range(300)]
     put(engines, *(json.dumps(each).encode() for each in flights), *[b"{"] * 30)
     until(lambda: ends() >= before + 330, 60, "all answers")
-    time.sleep(handover.ON_DISK_SECONDS)
+    time.sleep(timeouts.ON_DISK_SECONDS)
     for version in (versions[1], versions[0]):  # neither commits a batch meanwhile
-        assert predictor.act(engines.settings, Action.DEPLOY, version).result is Result.REPLACED
+        assert reconcile(engines.settings, Action.DEPLOY, version).result is Result.REPLACED
     engine.stop_session(engines.settings, serving(engines).session_id)
-    assert predictor.reconcile(engines.settings).result is Result.REPAIRED
+    assert reconcile(engines.settings).result is Result.REPAIRED
     found = Counter((message.key() or b"").decode() for message in messages_on(engines, RESPONSE_TOPIC))
     assert [found[each["UUID"]] for each in flights] == [1] * 300
 
@@ -273,9 +279,9 @@ def test_a_death_in_the_middle_of_a_swap_loses_nothing(
             session = candidate if victim == "new" else before
             engine.stop_session(engines.settings, session.session_id)
         process.wait(120)
-        predictor.act(engines.settings, Action.START)
+        reconcile(engines.settings, Action.START)
         assert serving(engines).version == target, victim
-        assert not now(engines).half_done
+        assert not now(engines).in_progress
         faults.recovered(witness, time.monotonic())
 
 
@@ -286,18 +292,18 @@ def serving_index(engines: Stack, versions: tuple[str, str]) -> int:
 def test_a_model_that_does_not_answer_leaves_the_old_one_serving(engines: Stack, versions: tuple[str, str]) -> None:
     before = serving(engines)
     hasty = engines.settings.model_copy(update={"canary_timeout_seconds": 0.3})  # no new query is warm so soon
-    with pytest.raises(canary.CanaryError, match=f"deployment {before.generation + 1} has not answered"):
-        predictor.act(hasty, Action.DEPLOY, versions[1])
+    with pytest.raises(CanaryError, match=f"deployment {before.generation + 1} has not answered"):
+        reconcile(hasty, Action.DEPLOY, versions[1])
     assert now(engines).serving == before
-    assert not now(engines).half_done
+    assert not now(engines).in_progress
     assert (last(engines).Kind, last(engines).Version) == (Kind.CANARY_FAILED, versions[1])
     assert versions[1] in now(engines).failed
-    left_alone = predictor.reconcile(engines.settings)
+    left_alone = reconcile(engines.settings)
     assert left_alone.result is Result.UNCHANGED, "what failed is not tried again by itself"
     assert "not tried again" in left_alone.reason
-    assert watch.look(engines.settings) is None
+    assert probe.probe(engines.settings) is None
     assert faults.answering(engines.settings) == {before.generation}
-    asked = predictor.act(engines.settings, Action.START)
+    asked = reconcile(engines.settings, Action.START)
     assert asked.result is Result.REPLACED
     assert serving(engines).version == versions[1], "a person asked"
     assert now(engines).failed == {}
@@ -324,16 +330,16 @@ def test_a_broken_champion_is_given_up_and_the_previous_model_serves(engines: St
     try:
         engine.stop_session(engines.settings, serving(engines).session_id)  # and the old query is dead as well
         with pytest.raises(PredictorError, match=f"{other} is incomplete"):
-            predictor.reconcile(engines.settings)
+            reconcile(engines.settings)
         assert serving(engines).version == champion
         assert other in now(engines).failed
         assert (last(engines).Kind, "incomplete" in last(engines).Reason) == (Kind.FAILED, True)
-        assert predictor.reconcile(engines.settings).result is Result.UNCHANGED
+        assert reconcile(engines.settings).result is Result.UNCHANGED
     finally:
         shutil.move(aside, engines.settings.models / other / "metadata.json")
     registry.promote(engines.settings.models, champion)
     registry.promote(engines.settings.models, other)
-    assert predictor.reconcile(engines.settings).result is Result.REPLACED, "promoted anew, it is tried anew"
+    assert reconcile(engines.settings).result is Result.REPLACED, "promoted anew, it is tried anew"
 
 
 def test_a_damaged_checkpoint_says_what_to_do_and_a_restart_mends_it(engines: Stack) -> None:
@@ -343,44 +349,44 @@ def test_a_damaged_checkpoint_says_what_to_do_and_a_restart_mends_it(engines: St
         if file.is_file():
             file.write_text("v1\n{garbage\n")
     with pytest.raises(PredictorError, match=r'is damaged, .*: run the DAG .* with {"action": "restart"}'):
-        predictor.reconcile(engines.settings)
+        reconcile(engines.settings)
     assert now(engines).serving == ill
-    assert not now(engines).half_done
+    assert not now(engines).in_progress
     message = flight()
     put(engines, json.dumps(message).encode(), key=message["UUID"])
-    restarted = predictor.act(engines.settings, Action.RESTART)
+    restarted = reconcile(engines.settings, Action.RESTART)
     assert restarted.result is Result.RESTARTED
-    database = store.connect(engines.settings)
-    until(lambda: store.find_answer(database, message["UUID"]), 20, "the answer to what was asked meanwhile")
+    database = mongo.connect(engines.settings)
+    until(lambda: find_answer(database, message["UUID"]), 20, "the answer to what was asked meanwhile")
 
 
 def test_a_broker_that_is_away_is_named_and_the_query_left_alone(engines: Stack) -> None:
     before = serving(engines)
     away = engines.settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:1"})
-    with pytest.raises(canary.BrokerError, match=r"127.0.0.1:1 \(FLIGHTS_KAFKA_BOOTSTRAP"):
-        predictor.reconcile(away)
+    with pytest.raises(BrokerError, match=r"127.0.0.1:1 \(FLIGHTS_KAFKA_BOOTSTRAP"):
+        reconcile(away)
     assert now(engines).serving == before
-    found = watch.look(away)
+    found = probe.probe(away)
     assert found is not None
-    assert found.part is watch.Part.ANSWERS
-    assert predictor.act(away, Action.STOP).result is Result.STOPPED, "a stop needs no Kafka"
+    assert found.part is probe.Part.ANSWERS
+    assert reconcile(away, Action.STOP).result is Result.STOPPED, "a stop needs no Kafka"
 
 
 def test_the_watch_sees_what_was_left_half_done(engines: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    database = store.connect(engines.settings)
+    database = mongo.connect(engines.settings)
     state = now(engines)
-    assert watch.look(engines.settings) is None
+    assert probe.probe(engines.settings) is None
     abandoned = state.next_deployment(serving(engines).version)
     change_state(database, state, candidate=abandoned, generation=abandoned.generation)
-    assert watch.look(engines.settings) is None, "a run is at work"
-    monkeypatch.setattr(watch, "UNDER_WAY_SECONDS", 0.0)
-    found = watch.look(engines.settings)
+    assert probe.probe(engines.settings) is None, "a run is at work"
+    monkeypatch.setattr(probe, "IN_PROGRESS_SECONDS", 0.0)
+    found = probe.probe(engines.settings)
     assert found is not None
-    assert (found.part, "half done" in found.reason) == (watch.Part.CHANGE, True)
-    assert predictor.reconcile(engines.settings).result is Result.UNCHANGED
-    assert not now(engines).half_done
+    assert (found.part, "left in progress" in found.reason) == (probe.Part.CHANGE, True)
+    assert reconcile(engines.settings).result is Result.UNCHANGED
+    assert not now(engines).in_progress
     database[Collection.STATE].delete_many({})
-    found = watch.look(engines.settings)
+    found = probe.probe(engines.settings)
     assert found is not None
     assert "was never deployed" in found.reason
     engine.stop_session(engines.settings, state.serving.session_id)  # type: ignore[union-attr]
@@ -396,7 +402,7 @@ def put_flights(engines: Stack, count: int) -> list[str]:
 
 
 def await_answers(engines: Stack, uuids: list[str]) -> None:
-    database = store.connect(engines.settings)
+    database = mongo.connect(engines.settings)
     left = set(uuids)
 
     def answered() -> bool:
@@ -408,55 +414,53 @@ def await_answers(engines: Stack, uuids: list[str]) -> None:
 
 
 def test_a_flood_while_predictor_and_sink_are_stopped_costs_no_accepted_flight(engines: Stack) -> None:
-    predictor.act(engines.settings, Action.STOP)
+    reconcile(engines.settings, Action.STOP)
     engines.supervisor.stop_service("sink")
     asked = put_flights(engines, 50)
     put(engines, *[b"x" * 100_000] * 400)
     asked += put_flights(engines, 50)
     engines.await_ready("sink")
-    assert predictor.act(engines.settings, Action.START).result is Result.STARTED
+    assert reconcile(engines.settings, Action.START).result is Result.STARTED
     await_answers(engines, asked)
-    rejected = store.connect(engines.settings)[Collection.REJECTED]
+    rejected = mongo.connect(engines.settings)[Collection.REJECTED]
     flood = {"reason": "malformed_json", "payload_bytes": 100_000}
     until(lambda: rejected.count_documents(flood) == 400, 120, "the flood's dead letters")
     assert {len(document["payload"]) for document in rejected.find(flood, ["payload"])} == {PAYLOAD_BYTES}
 
 
 def test_what_no_query_can_read_is_quarantined_and_all_else_answered(engines: Stack, versions: tuple[str, str]) -> None:
-    predictor.act(engines.settings, Action.STOP)
+    reconcile(engines.settings, Action.STOP)
     with compressed(engines, REQUEST_TOPIC):
         asked = put_flights(engines, 178)
         _, first = put_bomb(engines, REQUEST_TOPIC)
         _, second = put_bomb(engines, REQUEST_TOPIC, size=900_000, count=400)
         asked += put_flights(engines, 50)
-    assert predictor.act(engines.settings, Action.START).result is Result.STARTED
+    assert reconcile(engines.settings, Action.START).result is Result.STARTED
     await_answers(engines, asked)
     assert [(gap.partition, gap.first, gap.last) for gap in now(engines).gaps] == [
         (0, first, first),
         (0, second - 399, second),
     ]
-    quarantined = [e for e in events.last_events(store.connect(engines.settings), 10) if e.Kind is Kind.QUARANTINED]
+    quarantined = [e for e in events.last_events(mongo.connect(engines.settings), 10) if e.Kind is Kind.QUARANTINED]
     assert len(quarantined) == 2
     assert "150,000,0" in quarantined[1].Reason
     engines.kill("spark-connect")
-    await_answers(engines, put_flights_and(engines, lambda: predictor.reconcile(engines.settings)))
-    await_answers(
-        engines, put_flights_and(engines, lambda: predictor.act(engines.settings, Action.DEPLOY, versions[1]))
-    )
+    await_answers(engines, put_flights_and(engines, lambda: reconcile(engines.settings)))
+    await_answers(engines, put_flights_and(engines, lambda: reconcile(engines.settings, Action.DEPLOY, versions[1])))
     for file in (engines.settings.checkpoints / serving(engines).checkpoint).rglob("*"):
         if file.is_file():
             file.write_text("v1\n{garbage\n")  # so the next query starts at the beginning of the topic
-    await_answers(engines, put_flights_and(engines, lambda: predictor.act(engines.settings, Action.RESTART)))
+    await_answers(engines, put_flights_and(engines, lambda: reconcile(engines.settings, Action.RESTART)))
     server = engines.supervisor.states()["spark-connect"]["pid"]
     with compressed(engines, REQUEST_TOPIC):  # now under the running query, which dies of it
         asked = put_flights(engines, 20)
         put_bomb(engines, REQUEST_TOPIC, partition=1)
         asked += put_flights(engines, 20)
     until(lambda: engines.supervisor.states()["spark-connect"]["pid"] not in (0, server), 60, "the server's death")
-    assert predictor.reconcile(engines.settings).result is Result.REPAIRED
+    assert reconcile(engines.settings).result is Result.REPAIRED
     await_answers(engines, asked)
     assert len(now(engines).gaps) == 3
-    assert watch.look(engines.settings) is None
+    assert probe.probe(engines.settings) is None
 
 
 def put_flights_and(engines: Stack, act: Callable[[], object]) -> list[str]:
@@ -469,29 +473,29 @@ def recreate_request_topic(engines: Stack) -> None:
     admin = AdminClient({"bootstrap.servers": engines.settings.kafka_bootstrap})
     admin.delete_topics([REQUEST_TOPIC])[REQUEST_TOPIC].result(20)
     until(lambda: REQUEST_TOPIC in ensure_topics(admin, engines.settings), 20, "the new topic")
-    until(lambda: max(canary.ends(engines.settings, REQUEST_TOPIC)) == 0, 20, "an empty topic")
+    until(lambda: max(ends(engines.settings, REQUEST_TOPIC)) == 0, 20, "an empty topic")
 
 
 @pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
 def test_every_request_of_a_recreated_topic_is_answered(engines: Stack, running: bool) -> None:
-    predictor.act(engines.settings, Action.STOP)
+    reconcile(engines.settings, Action.STOP)
     recreate_request_topic(engines)  # so that few requests pass the offsets that are to be passed
-    assert predictor.act(engines.settings, Action.START).result is Result.STARTED
+    assert reconcile(engines.settings, Action.START).result is Result.STARTED
     await_answers(engines, put_flights(engines, 20))
     before = serving(engines)
     if not running:
-        predictor.act(engines.settings, Action.STOP)
-    high = max(canary.ends(engines.settings, REQUEST_TOPIC))
+        reconcile(engines.settings, Action.STOP)
+    high = max(ends(engines.settings, REQUEST_TOPIC))
     recreate_request_topic(engines)
     uuids = put_flights(engines, 2 * high + 200)  # so that the offsets of the old topic are in range of the new one
-    assert max(canary.ends(engines.settings, REQUEST_TOPIC)) > high
+    assert max(ends(engines.settings, REQUEST_TOPIC)) > high
     if running:  # the query may have died of it
-        assert watch.look(engines.settings) is not None
+        assert probe.probe(engines.settings) is not None
     assert "deleted and recreated" in (handover.recreated(engines.settings, before) or "")
-    assert predictor.act(engines.settings, Action.START).result in (Result.STARTED, Result.REPAIRED)
+    assert reconcile(engines.settings, Action.START).result in (Result.STARTED, Result.REPAIRED)
     await_answers(engines, uuids)
     assert serving(engines).topic_id not in ("", before.topic_id)
     assert now(engines).topic_since == serving(engines).generation
     assert now(engines).gaps == (), "those of the topic that is gone"
-    assert predictor.reconcile(engines.settings).result is Result.UNCHANGED
-    until(lambda: predictor.status(engines.settings).lag == 0, 20, "no lag")
+    assert reconcile(engines.settings).result is Result.UNCHANGED
+    until(lambda: read_status(engines.settings).lag == 0, 20, "no lag")

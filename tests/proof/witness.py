@@ -21,8 +21,8 @@ from typing import Any
 import httpx
 
 from bench.traffic import Exchange, records_flights, send
-from flight_delays import store
 from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC, SUBMIT_PATH, Collection, parse_timestamp
+from flight_delays.infra import mongo
 from flight_delays.settings import Settings
 
 _PATIENCE_SECONDS = 240.0
@@ -131,7 +131,7 @@ class Witness:
     def verdict(self) -> Verdict:
         """Reads all answers once more, over HTTP and in MongoDB, and computes them in batch. After `finish`."""
         accepted = self.accepted()
-        database = store.connect(self._settings)
+        database = mongo.connect(self._settings)
         with httpx.Client(base_url=self._url, timeout=10) as client:
             unread = [one.uuid for one in self.answered() if not self._look(client, one)]
         verdict = Verdict(len(accepted), changed=sorted({*self._changed}), reread=self._reread)
@@ -171,16 +171,16 @@ import json, sys
 from pathlib import Path
 from pyspark.ml import PipelineModel
 from pyspark.sql import SparkSession
-from flight_delays import registry
-from spark_jobs import streaming_predictor as job
+from flight_delays.model import registry
+from flight_delays.predictor import query
 given = json.load(sys.stdin)
 spark = SparkSession.builder.remote(given["connect"]).getOrCreate()
-job.configure(spark)
+query.configure(spark)
 requests = (spark.read.format("kafka").option("kafka.bootstrap.servers", given["kafka"])
     .option("subscribe", given["topic"]).option("startingOffsets", "earliest").load())
 for version in given["versions"]:
     model = PipelineModel.load(str(registry.pipeline_path(Path(given["models"]), version)))
-    for row in job.answers(requests, model, version, 0).collect():
+    for row in query.respond(requests, model, version, 0).collect():
         if row.topic == given["answers"]:
             print("answer", version, row.value)
 spark.stop()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flight_delays.airports import carriers, great_circle_miles, reference
-from flight_delays.distances import PAIRS_FILE, read_pairs
+from flight_delays.data.airports import carriers, great_circle_miles, reference
+from flight_delays.data.distances import PAIRS_FILE, read_pairs
 
 
 def test_every_airport_of_the_known_pairs_has_coordinates() -> None:

@@ -144,7 +144,7 @@ def test_percentile_is_the_nearest_rank() -> None:
 def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [{**FLIGHT, "DepDelay": delay, "Distance": 2565.0} for delay in (5.0, None)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "month.parquet")
-    monkeypatch.setattr("flight_delays.records.month_files", lambda folder: sorted(folder.glob("*.parquet")))
+    monkeypatch.setattr("flight_delays.data.records.month_files", lambda folder: sorted(folder.glob("*.parquet")))
     return tmp_path
 
 

@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 
 from bench.bts import COLUMNS, write_month
-from flight_delays import records
-from flight_delays.records import Manifest, months_since, months_there, publish, read_manifest, validate
-from flight_delays.sources import DataError, NotPublishedError, get_source, split
-from flight_delays.sources.bts import Bts
-from flight_delays.sources.download import NotFoundError, TransferError
+from flight_delays.data import records
+from flight_delays.data.records import Manifest, months_since, months_there, publish, read_manifest, validate
+from flight_delays.data.sources import NotPublishedError, get_source, split
+from flight_delays.data.sources.bts import Bts
+from flight_delays.data.sources.download import NotFoundError, TransferError
+from flight_delays.errors import DataError
 from tests.unit.faulty_server import Server, serving
 
 NAME = "On_Time_{year}_{month}.zip"

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from flight_delays.contract import Pair
-from flight_delays.distances import PAIRS_FILE, fetch_pairs, read_pairs, with_flown_pairs
-from flight_delays.records import import_records
-from flight_delays.sources import DataError
-from flight_delays.sources.nycflights13 import NycFlights13
+from flight_delays.data.distances import PAIRS_FILE, fetch_pairs, read_pairs, with_flown_pairs
+from flight_delays.data.records import import_records
+from flight_delays.data.sources.nycflights13 import NycFlights13
+from flight_delays.errors import DataError
 
 GOOD = '{"Origin":"ATL","Dest":"SFO","Distance":2139.0}'
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flight_delays.sources import DataError
-from flight_delays.sources.download import Downloaded, NotFoundError, TransferError, download
+from flight_delays.data.sources.download import Downloaded, NotFoundError, TransferError, download
+from flight_delays.errors import DataError
 from tests.unit.faulty_server import Server, serving
 
 CONTENT = random.Random(1).randbytes(300_000)
@@ -148,7 +148,7 @@ def test_a_certificate_that_nobody_trusts_is_final(server: Server, tmp_path: Pat
 
 
 def test_a_file_without_an_end_is_refused(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flight_delays.sources.download.MAX_BYTES", 100_000)
+    monkeypatch.setattr("flight_delays.data.sources.download.MAX_BYTES", 100_000)
     with pytest.raises(DataError, match="larger than 100,000 bytes"):
         fetch(server, tmp_path)
     assert len(server.requests) == 1

@@ -13,11 +13,12 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from pymongo.errors import BulkWriteError, OperationFailure
 
-from flight_delays import predictor, store
 from flight_delays.errors import plain, sentence
-from flight_delays.predictor import watch
+from flight_delays.infra import mongo
+from flight_delays.predictor import probe
+from flight_delays.predictor.status import read_status
 from flight_delays.settings import PROJECT, Settings
-from flight_delays_airflow import health
+from tests.integration.line import check
 
 NOWHERE = "127.0.0.1:1"
 URI = f"mongodb://me:p%40ss@{NOWHERE},127.0.0.1:2/?replicaSet=x&serverSelectionTimeoutMS=100"
@@ -29,7 +30,7 @@ def away(tmp_path: Path) -> Settings:
 
 
 def _mongo(settings: Settings) -> None:
-    store.connect(settings, serverSelectionTimeoutMS=100).command("ping")
+    mongo.connect(settings, serverSelectionTimeoutMS=100).command("ping")
 
 
 def _kafka(settings: Settings) -> None:
@@ -64,14 +65,13 @@ def test_the_error_itself_stays(error: Exception, expected: str) -> None:
 
 
 def test_no_event_status_or_task_shows_what_the_driver_knows_of_its_servers(away: Settings) -> None:
-    found = watch.look(away)
+    found = probe.probe(away)
     assert found is not None
-    said = [found.reason, *predictor.status(away).problems]
-    for task in (plain()(predictor.check), health.begin):
-        with pytest.raises(RuntimeError) as raised:
-            task(away)
-        assert raised.value.__suppress_context__, "a task's log would show the driver's own error"
-        said.append(str(raised.value))
+    said = [found.reason, *read_status(away).problems]
+    with pytest.raises(RuntimeError) as raised:
+        plain()(check)(away)
+    assert raised.value.__suppress_context__, "a task's log would show the driver's own error"
+    said.append(str(raised.value))
     for text in said:
         assert "Topology" not in text
         assert "p%40ss" not in text

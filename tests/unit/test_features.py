@@ -4,7 +4,8 @@ import datetime as dt
 
 import pytest
 
-from flight_delays.features import CATEGORICAL, NUMERIC, date_parts, route
+from flight_delays.contract import date_parts
+from flight_delays.model.features import CATEGORICAL, NUMERIC, route
 
 
 @pytest.mark.parametrize(

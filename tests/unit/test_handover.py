@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flight_delays.contract import REQUEST_TOPIC
-from flight_delays.predictor.handover import behind_answered, committed, fitting
+from flight_delays.predictor.handover import clamp_offsets, committed, first_unanswered
 
 
 def written(checkpoint: Path, name: str, offsets: object) -> None:
@@ -27,11 +27,11 @@ def written(checkpoint: Path, name: str, offsets: object) -> None:
     ],
 )
 def test_goes_on_at_the_first_request_without_an_answer(answered: set[tuple[int, int]], behind: dict[int, int]) -> None:
-    assert behind_answered({0: 10, 1: 20}, answered) == behind
+    assert first_unanswered({0: 10, 1: 20}, answered) == behind
 
 
 @pytest.mark.parametrize(
-    ("bounds", "fitting_ones"),
+    ("bounds", "clamped"),
     [
         ([(0, 10), (20, 25)], {0: 10, 1: 20}),
         ([(0, 10), (0, 25), (0, 3)], {0: 10, 1: 20, 2: -2}),  # the topic has grown
@@ -40,8 +40,8 @@ def test_goes_on_at_the_first_request_without_an_answer(answered: set[tuple[int,
         ([(0, 10)], {0: 10}),
     ],
 )
-def test_spark_gets_an_offset_for_each_partition(bounds: list[tuple[int, int]], fitting_ones: dict[int, int]) -> None:
-    assert fitting({0: 10, 1: 20}, bounds) == fitting_ones
+def test_spark_gets_an_offset_for_each_partition(bounds: list[tuple[int, int]], clamped: dict[int, int]) -> None:
+    assert clamp_offsets({0: 10, 1: 20}, bounds) == clamped
 
 
 def test_the_last_batch_that_was_committed_counts(tmp_path: Path) -> None:

@@ -5,17 +5,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from flight_delays import registry, training
-from flight_delays.registry import RegistryError
+from flight_delays.errors import DataError, RegistryError
+from flight_delays.model import promotion, registry
 from flight_delays.settings import get_settings
-from flight_delays.sources import DataError
 from stack import console
 from stack.steps import StepFailedError
 from stack.up import _deploy_unfit
 from tests.versions import SCORES, UNREADABLE, WORSE, beside, stage
 
 NO, FORCE = {"force": False}, {"force": True}
-BACK = {"version": training.PREVIOUS}
+BACK = {"version": promotion.PREVIOUS}
 
 
 @pytest.fixture
@@ -29,14 +28,14 @@ def models(tmp_path, monkeypatch):
 @pytest.fixture
 def new(models, tmp_path):
     """Registers a version, with changed metadata."""
-    return lambda day, **changes: training.register(str(stage(tmp_path / f"staged-{day}", day=day, **changes)))
+    return lambda day, **changes: promotion.register(str(stage(tmp_path / f"staged-{day}", day=day, **changes)))
 
 
 @pytest.fixture
 def champion(new):
     version = new(1)
-    training.judge(version, NO)
-    training.promote(version)
+    promotion.judge(version, NO)
+    promotion.promote(version)
     return version
 
 
@@ -46,11 +45,11 @@ def history(models, version):
 
 def test_a_better_model_becomes_champion(models, champion, new):
     version = new(2, comparison=beside(champion))
-    verdict = training.judge(version, NO)
+    verdict = promotion.judge(version, NO)
     assert json.loads(json.dumps(verdict)) == verdict
     assert verdict["passed"]
     assert registry.read_pointer(models).champion == champion, "judging alone moves nothing"
-    event = training.promote(version)
+    event = promotion.promote(version)
     assert event == {"version": version, **SCORES.model_dump()}
     assert json.loads(json.dumps(event)) == event
     pointer = registry.read_pointer(models)
@@ -62,70 +61,70 @@ def test_a_better_model_becomes_champion(models, champion, new):
 def test_a_worse_model_never_touches_what_serves(models, champion, new):
     before = (models / registry.POINTER).read_bytes()
     version = new(2, comparison=beside(champion, ours=WORSE))
-    assert not training.judge(version, NO)["passed"]
+    assert not promotion.judge(version, NO)["passed"]
     with pytest.raises(RegistryError, match="did not pass"):
-        training.promote(version)
+        promotion.promote(version)
     assert (models / registry.POINTER).read_bytes() == before
     registry.verify(models, version)  # the verdict lies outside of what is immutable
-    assert training.judge(version, FORCE)["forced"]
-    training.promote(version)
+    assert promotion.judge(version, FORCE)["forced"]
+    promotion.promote(version)
     assert registry.read_pointer(models).champion == version
 
 
 def test_a_version_that_nobody_judged_is_not_promoted(models, new):
     with pytest.raises(RegistryError, match="judge it first"):
-        training.promote(new(1))
+        promotion.promote(new(1))
     assert registry.read_pointer(models).champion is None
 
 
 def test_the_limit_is_a_setting(models, new, monkeypatch):
     monkeypatch.setenv("FLIGHTS_MAX_CALIBRATION_ERROR", "0.01")
     get_settings.cache_clear()
-    [reason] = training.judge(new(1), NO)["reasons"]
+    [reason] = promotion.judge(new(1), NO)["reasons"]
     assert reason == "calibration error 0.0200 is above the limit of 0.01"
 
 
 def test_a_champion_that_came_while_a_person_thought_stays(models, champion, new):
     late, quick = (new(day, comparison=beside(champion)) for day in (2, 3))
-    training.judge(late, NO)
-    training.judge(quick, NO)
-    training.promote(quick)
+    promotion.judge(late, NO)
+    promotion.judge(quick, NO)
+    promotion.promote(quick)
     with pytest.raises(RegistryError, match=f"judged beside {champion}, but {quick} serves: train again"):
-        training.promote(late)
+        promotion.promote(late)
     assert registry.read_pointer(models).champion == quick
 
 
 def test_tasks_that_run_again_change_nothing(models, champion):
     before = (models / registry.POINTER).read_bytes(), registry.read_verdict(models, champion)
-    assert training.judge(champion, NO)["passed"]
-    assert training.promote(champion)["version"] == champion
+    assert promotion.judge(champion, NO)["passed"]
+    assert promotion.promote(champion)["version"] == champion
     assert ((models / registry.POINTER).read_bytes(), registry.read_verdict(models, champion)) == before
 
 
 def test_back_and_forth_and_to_a_named_version(models, champion, new):
     second = new(2, comparison=beside(champion))
-    training.judge(second, NO)
-    training.promote(second)
-    assert training.roll_back(BACK)["version"] == champion
+    promotion.judge(second, NO)
+    promotion.promote(second)
+    assert promotion.roll_back(BACK)["version"] == champion
     assert registry.read_pointer(models).previous == second
     assert history(models, champion)[-1] == "rolled back to, by hand"
     assert history(models, second)[-1] == f"replaced by {champion}, rolled back to, by hand"
-    assert training.roll_back(BACK)["version"] == second
+    assert promotion.roll_back(BACK)["version"] == second
     third = new(3)
-    assert training.roll_back({"version": f" {third} "})["version"] == third
+    assert promotion.roll_back({"version": f" {third} "})["version"] == third
     assert registry.read_pointer(models).champion == third
     assert registry.read_verdict(models, third).history[0] == "never judged"
 
 
 def test_where_there_is_no_way_back_it_says_so(models, champion, new):
     with pytest.raises(DataError, match="no previous model"):
-        training.roll_back(BACK)
+        promotion.roll_back(BACK)
     with pytest.raises(DataError, match=rf"is missing in .* \(there are: {champion}\)"):
-        training.roll_back({"version": "20200101T000000Z-00000000"})
+        promotion.roll_back({"version": "20200101T000000Z-00000000"})
     broken = new(2)
     (models / broken / "extra").touch()
     with pytest.raises(DataError, match="is damaged"):
-        training.roll_back({"version": broken})
+        promotion.roll_back({"version": broken})
     assert registry.read_pointer(models).champion == champion
 
 
@@ -136,8 +135,8 @@ def test_make_models_tells_why(models, champion, new, capsys, monkeypatch):
     waiting = new(4, comparison=beside(champion))
     unjudged = new(5)
     for version, params in [(worse, NO), (forced, FORCE), (waiting, NO)]:
-        training.judge(version, params)
-    training.promote(forced)
+        promotion.judge(version, params)
+    promotion.promote(forced)
     console.models(get_settings())
     lines: dict[str, str] = {}
     for line in capsys.readouterr().out.splitlines():
@@ -174,7 +173,7 @@ def test_make_models_shows_the_versions_where_the_pointer_or_one_of_them_is_unre
 @pytest.mark.parametrize(("months", "holds"), [("2013-10..2013-12", True), (None, False)])
 def test_make_up_deploys_an_unfit_first_model_only_of_months_that_a_person_chose(models, new, months, holds):
     version = new(1, metrics=SCORES.model_copy(update={"calibration_error": 0.04}))
-    training.judge(version, NO)
+    promotion.judge(version, NO)
     asked = []
     api = SimpleNamespace(trigger=lambda dag, conf: asked.append(conf) or "run")
     if not holds:
@@ -189,6 +188,6 @@ def test_make_up_deploys_an_unfit_first_model_only_of_months_that_a_person_chose
 
 
 def test_make_up_never_deploys_what_a_person_did_not_approve(models, new):
-    training.judge(new(1), NO)
+    promotion.judge(new(1), NO)
     with pytest.raises(StepFailedError, match="not promoted"):
         _deploy_unfit(get_settings(), SimpleNamespace(), "2013-10..2013-12")

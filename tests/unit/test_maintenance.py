@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from flight_delays import maintenance, records, registry
+from flight_delays import maintenance
+from flight_delays.data import records
+from flight_delays.errors import DataError
+from flight_delays.model import registry
 from flight_delays.settings import get_settings
-from flight_delays.sources import DataError
 
 
 def aged(path: Path, days: float, text: str = "x") -> Path:

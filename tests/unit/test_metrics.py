@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from flight_delays import metrics
+from flight_delays.model import metrics
 
 LABELS = np.array([0, 1, 2, 3])
 

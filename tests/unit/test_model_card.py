@@ -5,8 +5,9 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from flight_delays import registry
-from flight_delays.model_card import NAMES, write
+from flight_delays.errors import RegistryError
+from flight_delays.model import registry
+from flight_delays.model.model_card import NAMES, write
 from tests.versions import SCORES, WORSE, beside, metadata, stage
 
 
@@ -56,5 +57,5 @@ def test_the_card_is_part_of_the_version(tmp_path):
     card = models / version / "model_card.html"
     card.chmod(0o644)
     card.write_text("better")
-    with pytest.raises(registry.RegistryError, match="damaged"):
+    with pytest.raises(RegistryError, match="damaged"):
         registry.verify(models, version)

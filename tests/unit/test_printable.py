@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,9 +18,10 @@ from confluent_kafka import Producer
 from flask import render_template_string
 from rich.console import Console
 
-from flight_delays import dead_letters, printable, store
+from flight_delays.answers import dead_letters
 from flight_delays.contract import REQUEST_TOPIC
-from flight_delays.predictor import Condition, Status
+from flight_delays.infra import mongo, printable
+from flight_delays.predictor.status import Condition, Status
 from flight_delays.settings import PROJECT, Settings
 from stack import console
 from stack.steps import StepFailedError, explain, step
@@ -53,13 +55,13 @@ def test_make_status_and_predictions_show_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = Status(at="2026-01-01T00:00:00Z", condition=Condition.SILENT, failed={"m": EVIL}, problems=(EVIL,))  # type: ignore[arg-type]
-    monkeypatch.setattr(console.predictor, "status", lambda _: status)
+    monkeypatch.setattr(console, "read_status", lambda _: status)
     out = io.StringIO()
     console.predictor_status(Settings(), Console(file=out, width=400))
     assert ESCAPED in out.getvalue()
     assert not set("\x1b\x07\x9b\u202e") & set(out.getvalue())
-    monkeypatch.setattr(store, "connect", lambda _: None)
-    monkeypatch.setattr(store, "last_predictions", lambda *_: [{"_id": EVIL}])
+    monkeypatch.setattr(mongo, "database", lambda _: nullcontext())
+    monkeypatch.setattr(console, "last_predictions", lambda *_: [{"_id": EVIL}])
     console.predictions(Settings(), 1)
     shown = capsys.readouterr().out
     assert shown.isascii()

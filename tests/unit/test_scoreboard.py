@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from flight_delays import metrics
-from flight_delays.scoreboard import CURVE, WINDOW, Scoreboard
+from flight_delays.answers.scoreboard import CURVE, WINDOW, Scoreboard
+from flight_delays.model import metrics
 
 RANDOM = np.random.default_rng(1)
 DELAYS = RANDOM.normal(5, 30, 3000)

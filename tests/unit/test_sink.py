@@ -12,8 +12,8 @@ from confluent_kafka import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flight_delays.answers.sink import entry
 from flight_delays.contract import DEAD_LETTER_TOPIC, RESPONSE_TOPIC, Collection, Reason
-from flight_delays.sink import entry
 
 UUID = "8f14e45f-ceea-467a-9af0-1f2e3d4c5b6a"
 ANSWER = {

@@ -78,7 +78,7 @@ def test_secrets_that_are_missing_are_not_replaced_without_being_asked(settings:
     path = settings.home / "secrets.json"
     first = load_secrets(settings)
     path.unlink()
-    state.take_over(settings)
+    state.migrate(settings)
     with pytest.raises(StepFailedError, match=r"secrets\.json .* is missing") as caught:
         load_secrets(settings)
     assert not path.exists()
@@ -95,7 +95,7 @@ def test_secrets_that_are_missing_are_not_replaced_without_being_asked(settings:
 def test_a_home_of_an_older_release_gets_what_it_lacks(settings: Settings) -> None:
     old = {"airflow_password": "a", "airflow_secret_key": "b", "airflow_jwt_secret": "c", "airflow_fernet_key": "d"}
     (settings.home / "secrets.json").write_text(json.dumps(old | {"supervisor_password": "e"}))
-    state.take_over(settings)
+    state.migrate(settings)
     assert load_secrets(settings).airflow_password == old["airflow_password"]
     assert settings.spark_connect_token == load_secrets(settings).spark_connect_token
 
@@ -126,7 +126,7 @@ def test_a_home_that_others_can_read_is_made_private_and_that_is_said(settings: 
 def sleeper(settings: Settings) -> Iterator[Supervisor]:
     """A process manager with one service, which sleeps, and writes a file first."""
     load_secrets(settings)
-    state.take_over(settings)
+    state.migrate(settings)
     supervisor = Supervisor(settings)
     command = ["sh", "-c", f"touch {settings.home}/made; exec sleep 600"]
     supervisor.start([Service("sleeper", command, lambda _: None)])

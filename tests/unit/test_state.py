@@ -28,10 +28,10 @@ def written(settings: Settings) -> dict[str, object]:
 
 def test_a_new_home_gets_the_present_format(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "MIGRATIONS", (lambda _: pytest.fail("nothing to migrate"),))
-    assert state.take_over(settings) == "new"
+    assert state.migrate(settings) == "new"
     assert written(settings) == {"format": 2, "release": state.release()}
     services(settings, Secrets())  # makes folders
-    assert state.take_over(settings) == "as it was"
+    assert state.migrate(settings) == "as it was"
 
 
 def test_an_older_state_is_migrated_step_by_step_and_goes_on_where_it_failed(
@@ -48,8 +48,8 @@ def test_an_older_state_is_migrated_step_by_step_and_goes_on_where_it_failed(
 
     monkeypatch.setattr(state, "MIGRATIONS", (lambda _: done.append(1), second))
     with pytest.raises(OSError, match="full"):
-        state.take_over(settings)
-    assert state.take_over(settings) == "format 2 brought to 3"
+        state.migrate(settings)
+    assert state.migrate(settings) == "format 2 brought to 3"
     assert done == [1, 2, 2]
     assert written(settings)["format"] == 3
 
@@ -58,7 +58,7 @@ def test_a_newer_state_is_refused_and_left_alone(settings: Settings) -> None:
     text = json.dumps({"format": 99, "release": "7.0.0"})
     (settings.home / "state.json").write_text(text)
     with pytest.raises(StepFailedError, match=r"format 99 .* release 7\.0\.0") as caught:
-        state.take_over(settings)
+        state.migrate(settings)
     assert "7.0.0" in caught.value.hint
     assert (settings.home / "state.json").read_text() == text
 
@@ -67,7 +67,7 @@ def test_a_newer_state_is_refused_and_left_alone(settings: Settings) -> None:
 def test_a_damaged_state_file_is_named(settings: Settings, text: str) -> None:
     (settings.home / "state.json").write_text(text)
     with pytest.raises(StepFailedError, match=r"state\.json is damaged"):
-        state.take_over(settings)
+        state.migrate(settings)
 
 
 def test_another_number_of_partitions_is_noticed(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_answers_stay_with_the_server_that_has_them(settings: Settings, monkeypa
 def test_an_unfinished_restore_is_no_state_to_start_on(settings: Settings) -> None:
     (settings.home / state.UNFINISHED_RESTORE).touch()
     with pytest.raises(StepFailedError, match="restore"):
-        state.take_over(settings)
+        state.migrate(settings)
 
 
 def test_changed_code_and_settings_are_noticed_on_a_running_stack(

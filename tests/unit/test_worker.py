@@ -11,7 +11,7 @@ from gunicorn.http.parser import RequestParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webapp.worker import MAX_BODY_BYTES, MAX_HEAD_BYTES, Arriving, TooLargeError
+from webapp.worker import MAX_BODY_BYTES, MAX_HEAD_BYTES, RequestBuffer, TooLargeError
 
 HEAD = b"POST /x HTTP/1.1\r\nHost: x\r\n"
 
@@ -34,7 +34,7 @@ def test_whole_at_its_last_byte_however_it_is_cut(
 ) -> None:
     body = b"".join(pieces)
     request = in_chunks(pieces) if chunked else with_length(body)
-    arriving = Arriving()
+    arriving = RequestBuffer()
     places = sorted({0, *(cut for cut in cuts if cut < len(request) - 1), len(request) - 1})
     for start, end in pairwise(places):
         arriving.add(request[start:end])
@@ -49,7 +49,7 @@ def test_whole_at_its_last_byte_however_it_is_cut(
 
 @given(data=st.binary(max_size=300), chunked=st.booleans())
 def test_any_bytes_after_a_head(data: bytes, chunked: bool) -> None:
-    arriving = Arriving(HEAD + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"") + data)
+    arriving = RequestBuffer(HEAD + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"") + data)
     with suppress(TooLargeError):
         assert arriving.whole() in (True, False)
 
@@ -68,5 +68,5 @@ def test_any_bytes_after_a_head(data: bytes, chunked: bool) -> None:
 )
 def test_too_large_is_known_before_it_has_all_come(request_bytes: bytes, code: str) -> None:
     with pytest.raises(TooLargeError) as refused:
-        Arriving(request_bytes).whole()
+        RequestBuffer(request_bytes).whole()
     assert refused.value.code == code

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from pymongo.database import Database
 
 from flight_delays.contract import Collection
-from flight_delays.distances import PAIRS_FILE, import_distances, read_pairs
+from flight_delays.data.distances import PAIRS_FILE, import_distances, read_pairs
 from flight_delays.settings import Settings
 from webapp import create_app
 

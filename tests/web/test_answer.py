@@ -15,11 +15,11 @@ from flask.testing import FlaskClient
 from pymongo.database import Database
 
 from flight_delays.contract import Collection
-from flight_delays.registry import METADATA, Metadata, Params, Period, Scores
+from flight_delays.model.registry import METADATA, Metadata, Params, Period, Scores
 from tests.web.form import RESPONSE
 from webapp import create_app
+from webapp.polling import AnswerPoller
 from webapp.services import Services
-from webapp.waiting import Waiting
 
 pytestmark = pytest.mark.integration
 
@@ -186,7 +186,7 @@ def test_many_that_wait_in_vain_cost_little(mongo: Database[dict[str, Any]]) -> 
         looks.append(time.monotonic())
         return mongo
 
-    waiting = Waiting(database, limit=48)
+    waiting = AnswerPoller(database, limit=48)
     held = [threading.Thread(target=waiting.wait, args=(str(uuid4()), 3)) for _ in range(40)]
     for thread in held:
         thread.start()

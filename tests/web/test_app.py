@@ -10,7 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 from pydantic import ValidationError
 
-from flight_delays import registry
+from flight_delays.model import registry
 from flight_delays.settings import Settings
 from tests.versions import UNREADABLE, stage
 from tests.web.conftest import AWAY

@@ -13,7 +13,7 @@ from tests.unit.test_contract import VALID
 from tests.web.form import FLIGHT
 from webapp.errors import InvalidError
 from webapp.forms import read_flight
-from webapp.services import Known
+from webapp.services import ReferenceData
 
 
 class Everything(dict[str, str]):
@@ -23,7 +23,7 @@ class Everything(dict[str, str]):
         return True
 
 
-_KNOWN = Known(Everything(), Everything(), Everything(), complete=True)
+_KNOWN = ReferenceData(Everything(), Everything(), Everything(), complete=True)
 _CODE = st.from_regex(r"\s?[0A-Za-z1-9\u0131\u017f\xdf]{0,6}\s?", fullmatch=True) | st.text(max_size=6)
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.integers(-9, 10**5) | st.floats() | _CODE,

@@ -9,7 +9,7 @@ import pytest
 from pymongo.database import Database
 
 from flight_delays.contract import Collection
-from flight_delays.distances import PAIRS_FILE, import_distances, read_pairs
+from flight_delays.data.distances import PAIRS_FILE, import_distances, read_pairs
 from tests.web.form import FLIGHT, SUBMIT
 from tests.web.original_page import FORM, browser, poll, submit
 from tests.web.test_answer import response

@@ -8,14 +8,14 @@ from typing import Any
 from flask.testing import FlaskClient
 from pymongo.database import Database
 
+from flight_delays.answers.scoreboard import Scoreboard
 from flight_delays.contract import Collection
-from flight_delays.scoreboard import Scoreboard
 
 PAGE = "/flights/delays/scoreboard"
 
 
 def replay(name: str, answers: int = 3, state: str = "done") -> dict[str, Any]:
-    """A replay's document, as `flight_delays.replay` writes it."""
+    """A replay's document, as `flight_delays.answers.replay` writes it."""
     board = Scoreboard([-20.0, 5.0, 90.0], ["AA", "UA", "UA"], ["EWR", "JFK", "LGA"])
     for number in range(answers):
         board.add(number, [0.1, 0.2, 0.3, 0.4], "20260101T000000Z-00000000")

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flight_delays import store
 from flight_delays.contract import Collection
-from flight_delays.distances import PAIRS_FILE, import_distances, read_pairs
+from flight_delays.data.distances import PAIRS_FILE, import_distances, read_pairs
+from flight_delays.infra import mongo
 from tests.integration.line import until
 from tests.web.form import FLIGHT, FORM, SUBMIT
 from webapp import HEADERS
@@ -42,7 +42,7 @@ CROWD = 100
 @pytest.fixture(scope="module")
 def url(web_app: Callable[..., Any], stack: Any) -> Iterator[str]:
     """One web app for these tests, which know all airports."""
-    database = store.connect(stack.settings)
+    database = mongo.connect(stack.settings)
     import_distances(database[Collection.DISTANCES], read_pairs(PAIRS_FILE))
     database.client.close()
     with web_app(FLIGHTS_WEB_THREADS=str(THREADS)) as url:

@@ -17,12 +17,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from pymongo.database import Database
 from rich.console import Console
 
-from flight_delays import canary, registry
 from flight_delays.contract import REQUEST_TOPIC, Collection
-from flight_delays.predictor import live
+from flight_delays.infra import kafka
+from flight_delays.model import registry
+from flight_delays.predictor import status, timeouts
 from flight_delays.predictor.events import Event, Kind, last_events, record
-from flight_delays.predictor.live import Condition, Status, status
 from flight_delays.predictor.state import Failure, Gap, State, Wanted, change_state
+from flight_delays.predictor.status import Condition, Status, read_status
 from stack.console import predictor_status
 from stack.steps import START
 from tests.conftest import Stack
@@ -42,7 +43,7 @@ def fresh(app: Flask) -> None:
 @pytest.fixture
 def ends(stack: Stack) -> list[int]:
     """The offsets at which the request topic ends."""
-    return canary.ends(stack.settings, REQUEST_TOPIC)
+    return kafka.ends(stack.settings, REQUEST_TOPIC)
 
 
 def deployed(mongo: Database[Any], **changes: Any) -> State:
@@ -77,7 +78,7 @@ def put(stack: Stack, partition: int) -> None:
 
 
 def test_nothing_was_deployed_yet(stack: Stack, mongo: Database[Any]) -> None:
-    found = status(stack.settings)
+    found = read_status(stack.settings)
     assert (found.condition, found.generation, found.events, found.problems) == (Condition.ABSENT, None, (), ())
     assert not found.healthy
 
@@ -86,13 +87,13 @@ def test_rate_and_latency_come_from_kafkas_times(stack: Stack, mongo: Database[A
     deployed(mongo)
     answered(mongo, ends, [9999.0], age=301)
     answered(mongo, ends, [float(took) for took in range(1, 101)])
-    found = status(stack.settings)
+    found = read_status(stack.settings)
     assert (found.condition, found.lag, found.problems) == (Condition.RUNNING, 0, ())
     assert (found.version, found.generation, found.wanted) == (VERSION, 1, Wanted.RUNNING)
     assert (found.answers, found.p50_ms, found.p99_ms) == (200, 50, 99)
     assert found.per_second == pytest.approx(200 / 300)
     assert found.healthy
-    shown = dict(live.rows(found))
+    shown = dict(status.rows(found))
     assert shown["Requests answered"] == "200 in the last 5 min, 0.67/s"
     assert shown["Time to answer, p50 / p99"] == "50 / 99 ms"
     assert "running, this query for 2:00:" in shown["State"]
@@ -103,12 +104,12 @@ def test_many_answers_are_counted_from_the_end_only(stack: Stack, mongo: Databas
     now = dt.datetime.now(dt.UTC)
     mongo[Collection.RESPONSES].insert_many(
         {"_id": str(uuid4()), "PredictedAt": now - dt.timedelta(milliseconds=20 * before), "Timestamp": now - HOUR}
-        for before in range(2 * live.LATEST, 0, -1)
+        for before in range(2 * status.LATEST, 0, -1)
     )
-    found = status(stack.settings)
-    assert found.answers == live.LATEST
+    found = read_status(stack.settings)
+    assert found.answers == status.LATEST
     assert found.window_seconds == pytest.approx(20, abs=10)
-    assert found.per_second == pytest.approx(live.LATEST / found.window_seconds)
+    assert found.per_second == pytest.approx(status.LATEST / found.window_seconds)
 
 
 def test_lag_is_what_lies_behind_the_highest_answer(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
@@ -117,11 +118,11 @@ def test_lag_is_what_lies_behind_the_highest_answer(stack: Stack, mongo: Databas
     put(stack, 0)
     put(stack, 1)
     put(stack, 1)
-    found = status(stack.settings)
+    found = read_status(stack.settings)
     assert (found.lag, found.condition) == (3, Condition.RUNNING)
     rejected = {"_id": "x", "topic": REQUEST_TOPIC, "partition": 1, "offset": ends[1] + 1, "RejectedAt": NOW}
     mongo[Collection.REJECTED].insert_one(rejected)
-    found = status(stack.settings)
+    found = read_status(stack.settings)
     assert (found.lag, found.dead_letters_hour) == (1, 1), "a rejection is an answer"
 
 
@@ -129,12 +130,14 @@ def test_only_answers_of_the_topic_of_now_count(stack: Stack, mongo: Database[An
     deployed(mongo, topic_since=2)
     answered(mongo, ends, [10.0])  # by deployment 1
     put(stack, 0)
-    everything = status(stack.settings).lag
-    assert everything == sum(high - low for low, high in live._watermarks(stack.settings).values())
+    everything = read_status(stack.settings).lag
+    with kafka.reader(stack.settings) as consumer:
+        available = kafka.bounds(consumer, stack.settings, REQUEST_TOPIC)
+    assert everything == sum(high - low for low, high in available.values())
     mongo[Collection.RESPONSES].update_many({}, {"$set": {"Deployment": 2}})
-    assert status(stack.settings).lag == 1
+    assert read_status(stack.settings).lag == 1
     mongo[Collection.RESPONSES].update_many({"RequestPartition": 0}, {"$set": {"RequestOffset": ends[0] + 1_000_000}})
-    assert (status(stack.settings).lag or 0) > 1, "nobody can have answered what is not there"
+    assert (read_status(stack.settings).lag or 0) > 1, "nobody can have answered what is not there"
 
 
 def test_what_is_quarantined_does_not_wait(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
@@ -143,9 +146,9 @@ def test_what_is_quarantined_does_not_wait(stack: Stack, mongo: Database[Any], e
     answered(mongo, ends, [10.0])
     for _ in range(2):
         put(stack, 0)
-    assert status(stack.settings).lag == 0
+    assert read_status(stack.settings).lag == 0
     put(stack, 0)
-    assert status(stack.settings).lag == 1
+    assert read_status(stack.settings).lag == 1
 
 
 def test_where_nothing_was_answered_all_that_the_topic_holds_waits(
@@ -153,9 +156,9 @@ def test_where_nothing_was_answered_all_that_the_topic_holds_waits(
 ) -> None:
     deployed(mongo)
     put(stack, 0)
-    assert status(stack.settings).lag == sum(ends) + 1
+    assert read_status(stack.settings).lag == sum(ends) + 1
     mongo[Collection.REPLAYS].insert_one({"RequestPartition": 0, "RequestOffset": ends[0]})
-    assert status(stack.settings).lag == ends[1], "a replay's answer is one, too"
+    assert read_status(stack.settings).lag == ends[1], "a replay's answer is one, too"
 
 
 def test_a_request_that_waits_too_long_is_silence(
@@ -164,9 +167,9 @@ def test_a_request_that_waits_too_long_is_silence(
     deployed(mongo)
     answered(mongo, ends, [10.0])
     put(stack, 0)
-    assert status(stack.settings).condition is Condition.RUNNING
-    monkeypatch.setattr(live, "SILENT", dt.timedelta(0))
-    found = status(stack.settings)
+    assert read_status(stack.settings).condition is Condition.RUNNING
+    monkeypatch.setattr(timeouts, "SILENT_SECONDS", 0)
+    found = read_status(stack.settings)
     assert (found.condition, found.healthy) == (Condition.SILENT, False)
     assert "has no answer yet" in found.problems[0]
 
@@ -180,7 +183,7 @@ def test_what_a_person_or_a_run_does_is_no_illness(
 ) -> None:
     deployed(mongo, **change)
     answered(mongo, ends, [10.0])
-    found = status(stack.settings)
+    found = read_status(stack.settings)
     assert (found.condition, found.healthy) == (condition, True)
 
 
@@ -214,7 +217,7 @@ def test_who_serves_in_place_of_the_champion_is_said(
     (settings.models / registry.POINTER).write_text(pointer.model_dump_json())
     deployed(mongo, **change)
     answered(mongo, ends, [10.0])
-    found = status(settings)
+    found = read_status(settings)
     assert found.champion == CHAMPION
     assert [text.partition(";")[0] for text in found.problems] == ([problem] if problem else [])
 
@@ -230,7 +233,7 @@ def test_events_come_back_newest_first(mongo: Database[Any]) -> None:
 
 
 def test_what_is_away_is_named(away: FlaskClient, app: Flask) -> None:
-    found: Status = status(away.application.extensions["flight_delays"].settings)
+    found: Status = read_status(away.application.extensions["flight_delays"].settings)
     assert found.condition is Condition.UNKNOWN
     for text, problem in zip(
         ("Kafka does not answer at 127.0.0.1:1 ", "MongoDB does not answer at 127.0.0.1:1 "),
@@ -239,7 +242,7 @@ def test_what_is_away_is_named(away: FlaskClient, app: Flask) -> None:
     ):
         assert problem.startswith(text)
     until(lambda: "MongoDB does not answer" in away.get("/status").text, 30, "the status", every=1)
-    assert dict(live.rows(found))["Requests answered"] == "unknown"
+    assert dict(status.rows(found))["Requests answered"] == "unknown"
     shown = figures(away)
     assert shown["flight_delay_predictor_up", ""] == 0
     assert shown["flight_delay_predictor_condition", "unknown"] == 1
@@ -247,7 +250,7 @@ def test_what_is_away_is_named(away: FlaskClient, app: Flask) -> None:
 
 
 def test_an_address_that_is_none_is_a_problem_and_no_password_is_shown(stack: Stack) -> None:
-    found = status(stack.settings.model_copy(update={"mongo_uri": "mongodb://me:sec@ret@127.0.0.1/"}))
+    found = read_status(stack.settings.model_copy(update={"mongo_uri": "mongodb://me:sec@ret@127.0.0.1/"}))
     assert found.condition is Condition.UNKNOWN
     assert "MONGO_URI" in found.problems[0]
     assert "ret" not in str(found)
@@ -258,16 +261,16 @@ def test_what_is_unreadable_leaves_the_rest(stack: Stack, mongo: Database[Any], 
     mongo[Collection.STATE].update_one({}, {"$set": {"generation": "many"}})
     record(mongo, Event(At=NOW, Kind=Kind.REPAIRED, Generation=1))
     answered(mongo, ends, [10.0])
-    found = status(stack.settings)
+    found = read_status(stack.settings)
     assert (found.condition, found.lag, found.p50_ms, len(found.events)) == (Condition.UNKNOWN, 0, 10, 1)
     assert "predictor_state is unreadable" in found.problems[0]
 
 
 def test_a_broker_that_is_away_leaves_the_rest(stack: Stack, mongo: Database[Any]) -> None:
     deployed(mongo)
-    found = status(stack.settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:1"}))
+    found = read_status(stack.settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:1"}))
     assert (found.version, found.lag) == (VERSION, None)
-    assert dict(live.rows(found))["Requests waiting (lag)"] == "unknown"
+    assert dict(status.rows(found))["Requests waiting (lag)"] == "unknown"
     assert "Kafka does not answer at 127.0.0.1:1" in found.problems[0]
 
 

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pymongo.database import Database
 
-from flight_delays import context
-from flight_delays.canary import partition_of
 from flight_delays.contract import REQUEST_TOPIC, Collection, Context, Request, is_uuid, parse_timestamp
+from flight_delays.data import conditions
+from flight_delays.infra.kafka import partition_of
 from flight_delays.settings import Settings
 from tests.conftest import NO_MOUNT
 from tests.proof.faults import can_mount, small_disks
@@ -99,7 +99,7 @@ def test_a_flight_number_may_be_absent(client: FlaskClient, stack: Any, given: s
 def test_what_is_known_at_departure_is_in_the_message(
     client: FlaskClient, stack: Any, mongo: Database[dict[str, Any]]
 ) -> None:
-    hours: dict[str, list[float | None]] = {name: [None] * 24 for name in context.WEATHER}
+    hours: dict[str, list[float | None]] = {name: [None] * 24 for name in conditions.WEATHER}
     hours["OriginTemperature"] = [float(hour) for hour in range(24)]
     mongo[Collection.CONTEXT].insert_many(
         [
@@ -127,7 +127,7 @@ def test_what_is_known_at_departure_is_in_the_message(
     mongo[Collection.CONTEXT].insert_one({"_id": "weather/ATL/2016-12-25", **hours})
     message, _ = message_of(stack, client.post(SUBMIT, data=FLIGHT | {"CRSDepTime": "23:35"}).json["id"])
     assert (message["CRSDepTime"], message["CRSArrTime"]) == ("2335", "0200"), "what the client says wins"
-    assert {name: message[name] for name in context.WEATHER if name in message} == {"OriginTemperature": 23.0}
+    assert {name: message[name] for name in conditions.WEATHER if name in message} == {"OriginTemperature": 23.0}
 
 
 def test_a_changed_distance_is_taken_within_a_minute(

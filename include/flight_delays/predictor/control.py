@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from flight_delays import canary, registry, store, training
 from flight_delays.contract import REQUEST_TOPIC
-from flight_delays.errors import BrokerError, CanaryError, sentence
-from flight_delays.names import Action
-from flight_delays.predictor import engine
+from flight_delays.errors import BrokerError, CanaryError, OvertakenError, PredictorError, sentence
+from flight_delays.infra import mongo
+from flight_delays.infra.kafka import ends
+from flight_delays.model import promotion, registry
+from flight_delays.predictor import canary, engine
 from flight_delays.predictor.events import Event, Kind, record
 from flight_delays.predictor.handover import (
     Start,
@@ -30,17 +31,7 @@ from flight_delays.predictor.handover import (
     starting_point,
     unreadable_from,
 )
-from flight_delays.predictor.state import (
-    Deployment,
-    Failure,
-    Gap,
-    OvertakenError,
-    PredictorError,
-    State,
-    Wanted,
-    change_state,
-    read_state,
-)
+from flight_delays.predictor.state import Action, Deployment, Failure, Gap, State, Wanted, change_state, read_state
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -81,7 +72,7 @@ class Outcome:
         }
 
 
-def act(
+def reconcile(
     settings: Settings,
     action: Action = Action.RECONCILE,
     version: str | None = None,
@@ -92,10 +83,16 @@ def act(
     """Does what is asked, and returns only when it is so: its canaries came back, through MongoDB, or it is stopped.
 
     `version` is for `DEPLOY`; `reason` and `dag_run` are for the event. Raises PredictorError, CanaryError or
-    registry.RegistryError with the reason, in one sentence; what served before goes on serving where it can. Raises
+    RegistryError with the reason, in one sentence; what served before goes on serving where it can. Raises
     OvertakenError where another run came in between.
     """
-    db = store.connect(settings)
+    with mongo.database(settings) as db:
+        return _reconcile(settings, db, action, version, reason=reason, dag_run=dag_run)
+
+
+def _reconcile(
+    settings: Settings, db: Database[dict[str, Any]], action: Action, version: str | None, *, reason: str, dag_run: str
+) -> Outcome:
     begin = time.monotonic()
 
     def event(kind: Kind, deployment: Deployment | None, why: str) -> None:
@@ -112,7 +109,7 @@ def act(
         if action is Action.DEPLOY:
             if not version:
                 raise PredictorError('deploy needs a version: {"action": "deploy", "version": "20260101T030000Z-..."}')
-            training.move(settings.models, version, "deployed by hand")
+            promotion.move(settings.models, version, "deployed by hand")
         run = _Run(settings, db, lambda candidate, why: event(Kind.QUARANTINED, candidate, why))
         outcome = run.do(action, reason)
         if outcome.result is not Result.UNCHANGED:
@@ -126,14 +123,7 @@ def act(
             kind = Kind.CANARY_FAILED if isinstance(error, CanaryError) else Kind.FAILED
             event(kind, run.tried if run else None, sentence(error))
         raise
-    finally:
-        db.client.close()
     return outcome
-
-
-def reconcile(settings: Settings) -> Outcome:
-    """Brings about what is recorded; see `act`."""
-    return act(settings)
 
 
 class _Run:
@@ -156,7 +146,7 @@ class _Run:
         self.tried: Deployment | None = None
 
     def do(self, action: Action, reason: str) -> Outcome:
-        """See `act`."""
+        """See `reconcile`."""
         if action is Action.STOP:
             return self._stop(reason)
         was_stopped = self.state.wanted is Wanted.STOPPED
@@ -196,16 +186,16 @@ class _Run:
         except (OvertakenError, engine.SlotsError, BrokerError):  # no model is to blame
             raise
         except engine.ModelError as error:
-            self._give_up(champion, substitute, error)
+            self._mark_failed(champion, substitute, error)
             raise
         except (PredictorError, CanaryError) as error:
             serving = self.state.serving
             # Is it the new model, or all around it? The old query tells, which does not know the new model.
             if serving is not None and serving.version != champion and self._answers(serving):
-                self._give_up(champion, serving.version, error)
+                self._mark_failed(champion, serving.version, error)
             raise
 
-    def _give_up(self, champion: str, substitute: str | None, error: Exception) -> None:
+    def _mark_failed(self, champion: str, substitute: str | None, error: Exception) -> None:
         """Records that the champion failed, once another version serves in its place, if any can."""
         if substitute is not None:
             log.warning("%s serves in place of the champion %s: %s", substitute, champion, error)
@@ -222,41 +212,41 @@ class _Run:
     # --- the ways to a running query ---------------------------------------------------------------------------------
 
     def _serve(self, version: str, *, restart: bool, reason: str) -> Outcome:
-        """Brings about that this version serves: leaves its healthy query alone, repairs an ill one, replaces others.
+        """Brings about that this version serves: keeps its healthy query, repairs an unhealthy one, replaces others.
 
         Raises BrokerError before anything is touched where Kafka does not answer.
         """
-        canary.ends(self.settings, REQUEST_TOPIC)
+        ends(self.settings, REQUEST_TOPIC)
         engine.await_server(self.settings)
         serving = self.state.serving
         if serving is None or serving.version != version or restart:
             return self._replace(version, reason)
-        if (illness := recreated(self.settings, serving) or engine.illness(self.settings, serving)) is None:
+        if (unhealthy := recreated(self.settings, serving) or engine.unhealthy_reason(self.settings, serving)) is None:
             try:
                 return Outcome(Result.UNCHANGED, serving, canary_seconds=self._prove(serving))
             except BrokerError:
                 raise
             except (CanaryError, PredictorError) as error:
-                illness = str(error)
-        return self._repair(serving, illness)
+                unhealthy = str(error)
+        return self._repair(serving, unhealthy)
 
-    def _repair(self, ill: Deployment, illness: str) -> Outcome:
-        """The same model in a new query, once the ill one is gone for sure."""
-        log.warning("deployment %d is ill: %s", ill.generation, illness)
-        engine.verify(self.settings, ill.version)
-        checkpoint = self.settings.checkpoints / ill.checkpoint
-        if checkpoint.exists() and committed(checkpoint) is None and not recreated(self.settings, ill):
+    def _repair(self, old: Deployment, reason: str) -> Outcome:
+        """The same model in a new query, once the unhealthy one is stopped for sure."""
+        log.warning("deployment %d is unhealthy: %s", old.generation, reason)
+        engine.verify(self.settings, old.version)
+        checkpoint = self.settings.checkpoints / old.checkpoint
+        if checkpoint.exists() and committed(checkpoint) is None and not recreated(self.settings, old):
             raise PredictorError(
                 f"the checkpoint {checkpoint} is damaged, so nothing tells where to go on: run the DAG "
                 'flight_delay_predictor with {"action": "restart"}, which answers again what Kafka still keeps (first '
-                f"answers stay). What made a new query necessary: {illness}"
+                f"answers stay). What made a new query necessary: {reason}"
             )
         engine.await_server(self.settings)  # it may have died a moment ago
-        candidate = self._claim(ill.version, alone=True)
-        engine.stop_session(self.settings, ill.session_id)
+        candidate = self._claim(old.version, alone=True)
+        engine.stop_session(self.settings, old.session_id)
         candidate, seconds = self._launch(candidate)
         self._change(serving=candidate, candidate=None)
-        return Outcome(Result.REPAIRED, candidate, illness, seconds)
+        return Outcome(Result.REPAIRED, candidate, reason, seconds)
 
     def _replace(self, version: str, reason: str) -> Outcome:
         """A query of its own beside the old one, which stops only once the new one has answered its canaries."""
@@ -272,12 +262,12 @@ class _Run:
         return Outcome(Result.REPLACED, candidate, reason or f"replaces {old.version}", seconds)
 
     def _stop(self, reason: str) -> Outcome:
-        if self.state.wanted is Wanted.STOPPED and not self.state.half_done:
+        if self.state.wanted is Wanted.STOPPED and not self.state.in_progress:
             return Outcome(Result.UNCHANGED, None, "is stopped")
         serving = self.state.serving
         leftovers = [d.session_id for d in (self.state.candidate, serving) if d is not None]
         retiring = (*self.state.retiring, *leftovers)
-        self._change(wanted=Wanted.STOPPED, retiring=retiring, **self._given_up(self.state.candidate))
+        self._change(wanted=Wanted.STOPPED, retiring=retiring, **self._drop_candidate(self.state.candidate))
         self._clear_up()
         return Outcome(Result.STOPPED, serving, reason or "a person asked for it")
 
@@ -300,7 +290,7 @@ class _Run:
                 engine.await_server(self.settings)
                 engine.stop_session(self.settings, candidate.session_id)
                 if not isinstance(error, OvertakenError):
-                    self._change(**self._given_up(candidate))
+                    self._change(**self._drop_candidate(candidate))
             raise
         self.tried = None
         return candidate, seconds
@@ -340,14 +330,14 @@ class _Run:
                 self.settings,
                 deployment.generation,
                 self.settings.canary_timeout_seconds,
-                lambda: engine.illness(self.settings, deployment),
+                lambda: engine.unhealthy_reason(self.settings, deployment),
             )
         except BrokerError:
             raise
         except CanaryError as error:
             self.tried = deployment
-            if (illness := engine.illness(self.settings, deployment)) is not None:
-                raise PredictorError(illness) from error
+            if (reason := engine.unhealthy_reason(self.settings, deployment)) is not None:
+                raise PredictorError(reason) from error
             raise
         return seconds
 
@@ -365,15 +355,15 @@ class _Run:
 
     def _clear_up(self) -> None:
         """Stops what this run replaced or a killed one left behind, so that never two queries answer for long."""
-        if not self.state.half_done:
+        if not self.state.in_progress:
             return
         engine.await_server(self.settings)
         candidate = self.state.candidate
         for session_id in [*self.state.retiring, *([candidate.session_id] if candidate else [])]:
             engine.stop_session(self.settings, session_id)
-        self._change(retiring=(), **self._given_up(candidate))
+        self._change(retiring=(), **self._drop_candidate(candidate))
 
-    def _given_up(self, candidate: Deployment | None) -> dict[str, Any]:
+    def _drop_candidate(self, candidate: Deployment | None) -> dict[str, Any]:
         """The change that gives a candidate up; after a repair, the next one goes on where that one got to.
 
         So a backlog that takes longer than a task may is worked off all the same.

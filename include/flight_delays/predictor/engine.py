@@ -15,10 +15,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from flight_delays import canary, registry, store
 from flight_delays.contract import REQUEST_TOPIC
-from flight_delays.errors import sentence
-from flight_delays.predictor.state import Deployment, PredictorError, Wanted, read_state
+from flight_delays.errors import PredictorError, RegistryError, sentence
+from flight_delays.infra.kafka import ends
+from flight_delays.model import registry
+from flight_delays.predictor.state import Deployment
+from flight_delays.predictor.timeouts import SERVER_SECONDS, SLOTS_SECONDS
+from flight_delays.predictor.workload import QUERY_NAME, start_query
 
 if TYPE_CHECKING:
     from pyspark.ml import PipelineModel
@@ -30,7 +33,6 @@ log = logging.getLogger(__name__)
 
 DEFAULT_PORT: Final = 15002
 """Spark Connect's, where the URL names none."""
-QUERY_NAME: Final = "flight_delay_predictor"
 SPARK_USER: Final = "flight_delays"
 
 
@@ -89,7 +91,7 @@ def _address(settings: Settings) -> str:
     return urlsplit(settings.spark_connect_url).netloc  # what follows may hold a token
 
 
-def await_server(settings: Settings, seconds: float = 60) -> None:
+def await_server(settings: Settings, seconds: float = SERVER_SECONDS) -> None:
     """Returns once the server answers: the process manager starts a killed one again, in 8 s or so.
 
     Raises PredictorError where it does not answer in time.
@@ -104,24 +106,11 @@ def await_server(settings: Settings, seconds: float = 60) -> None:
             time.sleep(0.5)
 
 
-def check(settings: Settings) -> Deployment | None:
-    """The serving deployment where its query is active and without exception; None where none is wanted or deployed.
-
-    Raises PredictorError with the reason otherwise. That predictions come back is for canaries to prove.
-    """
-    state = read_state(store.connect(settings))
-    if state.serving is None or state.wanted is Wanted.STOPPED:
-        return None
-    if (reason := illness(settings, state.serving)) is not None:
-        raise PredictorError(reason)
-    return state.serving
-
-
 def verify(settings: Settings, version: str) -> None:
     """Raises ModelError where the version's folder is missing, incomplete, damaged or unreadable."""
     try:
         registry.verify(settings.models, version)
-    except registry.RegistryError as error:
+    except RegistryError as error:
         raise ModelError(str(error)) from error
 
 
@@ -132,25 +121,19 @@ def start(settings: Settings, deployment: Deployment, starting_offsets: str, *, 
     this one included. The caller has verified the version. Raises ModelError where the model cannot be loaded,
     SlotsError where the server is too small, PredictorError where it does not answer or Spark refuses.
     """
-    from spark_jobs import streaming_predictor
-
-    checkpoint = settings.checkpoints / deployment.checkpoint
     log.info(
         "starting deployment %d: model %s, checkpoint %s, offsets %s",
-        *(deployment.generation, deployment.version, checkpoint, starting_offsets),
+        *(deployment.generation, deployment.version, deployment.checkpoint, starting_offsets),
     )
     with _session(settings, deployment.session_id) as spark:
         _check_slots(spark, settings, queries)
-        streaming_predictor.configure(spark)
         model = _load(settings, deployment.version)
-        requests = streaming_predictor.read_requests(spark, settings, starting_offsets)
-        outgoing = streaming_predictor.answers(requests, model, deployment.version, deployment.generation)
-        query = streaming_predictor.start(outgoing, settings, checkpoint, QUERY_NAME)
+        query = start_query(spark, settings, deployment, model, starting_offsets)
         log.info("query %s, run %s started", query.id, query.runId)
         return deployment.model_copy(update={"query_id": str(query.id), "run_id": str(query.runId)})
 
 
-def _check_slots(spark: SparkSession, settings: Settings, queries: int, wait_seconds: float = 30) -> None:
+def _check_slots(spark: SparkSession, settings: Settings, queries: int, wait_seconds: float = SLOTS_SECONDS) -> None:
     """A real-time query holds a task slot for each partition; without one it waits for ever, and says nothing.
 
     Only the plan of a range tells a Spark Connect client the slots. Executors may still be on their way to a cluster's
@@ -158,7 +141,7 @@ def _check_slots(spark: SparkSession, settings: Settings, queries: int, wait_sec
     """
     if settings.trigger != "realtime" or spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
         return
-    partitions = len(canary.ends(settings, REQUEST_TOPIC))
+    partitions = len(ends(settings, REQUEST_TOPIC))
     deadline = time.monotonic() + wait_seconds
     while (splits := re.search(r"splits=(\d+)", spark.range(1)._explain_string())) is not None:
         if int(splits[1]) >= queries * partitions:
@@ -215,7 +198,7 @@ def _session(settings: Settings, session_id: str) -> Iterator[SparkSession]:
             session.stop()
 
 
-def illness(settings: Settings, deployment: Deployment) -> str | None:
+def unhealthy_reason(settings: Settings, deployment: Deployment) -> str | None:
     """What is wrong with the deployment's query, or None."""
     from pyspark.sql.connect.streaming.query import StreamingQuery
 

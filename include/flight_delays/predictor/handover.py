@@ -15,21 +15,22 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flight_delays.batches import Unreadable, is_of_a_batch, skip, unreadable
-from flight_delays.canary import PARTITIONER, first_messages, no_broker, partitions_of, reader
-from flight_delays.contract import (
-    ANSWER_PLACE,
-    CLIENT_ID,
-    DEAD_LETTER_PLACE,
-    DEAD_LETTER_TOPIC,
-    MAX_KEY_BYTES,
-    MAX_MESSAGE_BYTES,
-    REQUEST_TOPIC,
-    RESPONSE_TOPIC,
-    read_fields,
-)
+from flight_delays.contract import MAX_KEY_BYTES, MAX_MESSAGE_BYTES, REQUEST_TOPIC
 from flight_delays.errors import BrokerError
-from flight_delays.topics import topic_id
+from flight_delays.infra.batches import Unreadable, is_of_a_batch, skip, unreadable
+from flight_delays.infra.kafka import (
+    ANSWER_SECONDS,
+    bounds,
+    client_options,
+    first_messages,
+    no_broker,
+    partitions_of,
+    producer_options,
+    reader,
+)
+from flight_delays.infra.topics import topic_id
+from flight_delays.predictor.timeouts import CLOCK_SKEW_SECONDS, ON_DISK_SECONDS, READ_ANSWERS_SECONDS
+from flight_delays.predictor.workload import PLACES, read_answer
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message, Producer
@@ -47,17 +48,6 @@ Place = tuple[int, int]
 EARLIEST: Final = "earliest"
 FROM_THE_BEGINNING: Final = -2
 """Spark's number for it, in JSON."""
-READ_SECONDS: Final = 10.0
-"""So long are answers read; what is not known by then is answered again."""
-ON_DISK_SECONDS: Final = 3.0
-"""An answer counts once it is so old: by then Kafka has it on disk, `log.flush.interval.ms`."""
-_SKEW_SECONDS: Final = 10.0
-"""So far may clocks be apart: the checkpoint's folder's, Spark's, and of who asks. Where further, it answers again."""
-_KAFKA_SECONDS: Final = 10.0
-_PLACES: Final = {
-    RESPONSE_TOPIC: ANSWER_PLACE,
-    DEAD_LETTER_TOPIC: DEAD_LETTER_PLACE,
-}
 
 
 @dataclass(frozen=True)
@@ -81,7 +71,7 @@ def request_topic_id(settings: Settings) -> str:
     from confluent_kafka.admin import AdminClient
 
     try:
-        return topic_id(AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0}), REQUEST_TOPIC)
+        return topic_id(AdminClient(client_options(settings)), REQUEST_TOPIC)
     except KafkaException as error:
         raise no_broker(settings, error) from error
 
@@ -113,11 +103,11 @@ def starting_point(settings: Settings, checkpoint: Path, topic_since: int = 0) -
     begin = time.monotonic()
     with reader(settings) as consumer:
         answered = _answered(consumer, settings, since, topic_since)
-        bounds = list(_bounds(consumer, settings).values())
-    behind = behind_answered(offsets, answered)
+        available = list(bounds(consumer, settings, REQUEST_TOPIC).values())
+    behind = first_unanswered(offsets, answered)
     sure = _still_answered(settings, answered, [(p, offset - 1) for p, offset in behind.items()])
     behind = {p: offset if (p, offset - 1) in sure else offsets[p] for p, offset in behind.items()}
-    going_on = fitting(behind, bounds)
+    going_on = clamp_offsets(behind, available)
     log.info(
         "the last batch was committed at %s; %d were answered since, found in %.1f s: going on at %s",
         *(offsets, len(answered), time.monotonic() - begin, going_on),
@@ -147,9 +137,8 @@ def go_around(settings: Settings, start: Start, gaps: Iterable[Gap]) -> Start:
         if error is not None:
             failures.append(f"{error} (a request of {len(message.value() or b''):,} bytes)")
 
-    options = {"client.id": CLIENT_ID, "enable.idempotence": True, "message.timeout.ms": 60_000, "log_level": 0}
-    options |= {"queue.buffering.max.kbytes": 64 * 1024}
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "partitioner": PARTITIONER, **options})
+    options = producer_options(settings, timeout_seconds=60)
+    producer = Producer({**options, "enable.idempotence": True, "queue.buffering.max.kbytes": 64 * 1024})
     sent = 0
     with reader(settings) as consumer:
         offsets = _offsets(consumer, settings, start)
@@ -158,7 +147,7 @@ def go_around(settings: Settings, start: Start, gaps: Iterable[Gap]) -> Start:
             if position < gap.first:
                 consumer.assign([TopicPartition(REQUEST_TOPIC, gap.partition, position)])
             while position < gap.first:
-                message = consumer.poll(_KAFKA_SECONDS)
+                message = consumer.poll(ANSWER_SECONDS)
                 if message is not None and is_of_a_batch(message):
                     break  # the gap itself: no request lies just before it
                 if message is None or message.error() is not None:
@@ -179,7 +168,7 @@ def go_around(settings: Settings, start: Start, gaps: Iterable[Gap]) -> Start:
 def _is_answered(request: Message, answered: Mapping[Place, int]) -> bool:
     """Whether the request has an answer, and not another one that had its offset before."""
     at = answered.get((request.partition(), request.offset()))
-    return at is not None and int(request.timestamp()[1]) <= at + _SKEW_SECONDS * 1000
+    return at is not None and int(request.timestamp()[1]) <= at + CLOCK_SKEW_SECONDS * 1000
 
 
 def _produce(producer: Producer, message: Message, confirmed: Callable[[Any, Message], None]) -> None:
@@ -194,19 +183,16 @@ def _produce(producer: Producer, message: Message, confirmed: Callable[[Any, Mes
             producer.poll(0.1)
 
 
-def _bounds(consumer: Consumer, settings: Settings) -> dict[int, tuple[int, int]]:
-    places = partitions_of(consumer, settings, REQUEST_TOPIC)
-    return {place.partition: consumer.get_watermark_offsets(place, timeout=_KAFKA_SECONDS) for place in places}
-
-
 def _offsets(consumer: Consumer, settings: Settings, start: Start) -> Offsets:
     """The start's offset in each partition, as numbers: the first that is there where it stands for the beginning."""
     offsets = start.offsets or {}
-    bounds = _bounds(consumer, settings)
-    return {partition: max(offsets.get(partition, FROM_THE_BEGINNING), low) for partition, (low, _) in bounds.items()}
+    available = bounds(consumer, settings, REQUEST_TOPIC)
+    return {
+        partition: max(offsets.get(partition, FROM_THE_BEGINNING), low) for partition, (low, _) in available.items()
+    }
 
 
-def behind_answered(offsets: Offsets, answered: Container[Place]) -> Offsets:
+def first_unanswered(offsets: Offsets, answered: Container[Place]) -> Offsets:
     """Each offset moved on over all that were answered, to the first that was not."""
     return {
         partition: next(number for number in count(offset) if (partition, number) not in answered)
@@ -214,7 +200,7 @@ def behind_answered(offsets: Offsets, answered: Container[Place]) -> Offsets:
     }
 
 
-def fitting(offsets: Offsets, bounds: Sequence[tuple[int, int]]) -> Offsets:
+def clamp_offsets(offsets: Offsets, available: Sequence[tuple[int, int]]) -> Offsets:
     """The offsets for a topic with these first and next offsets: where one is outside, from the partition's beginning.
 
     So it is for a new partition, a topic made anew, or where Kafka no longer keeps what was not answered. Spark wants
@@ -224,7 +210,7 @@ def fitting(offsets: Offsets, bounds: Sequence[tuple[int, int]]) -> Offsets:
         partition: offsets[partition]
         if partition in offsets and first <= offsets[partition] <= following
         else FROM_THE_BEGINNING
-        for partition, (first, following) in enumerate(bounds)
+        for partition, (first, following) in enumerate(available)
     }
 
 
@@ -249,13 +235,13 @@ def _answered(consumer: Consumer, settings: Settings, since: float, topic_since:
     """The requests answered or rejected since then, as far as read in time, each with its last answer's timestamp."""
     from confluent_kafka import TopicPartition
 
-    deadline = time.monotonic() + READ_SECONDS
-    moment, latest = int((since - _SKEW_SECONDS) * 1000), int((time.time() - ON_DISK_SECONDS) * 1000)
-    places = [place for topic in _PLACES for place in partitions_of(consumer, settings, topic)]
+    deadline = time.monotonic() + READ_ANSWERS_SECONDS
+    moment, latest = int((since - CLOCK_SKEW_SECONDS) * 1000), int((time.time() - ON_DISK_SECONDS) * 1000)
+    places = [place for topic in PLACES for place in partitions_of(consumer, settings, topic)]
     wanted = [TopicPartition(place.topic, place.partition, moment) for place in places]
-    begins = [place for place in consumer.offsets_for_times(wanted, timeout=_KAFKA_SECONDS) if place.offset >= 0]
+    begins = [place for place in consumer.offsets_for_times(wanted, timeout=ANSWER_SECONDS) if place.offset >= 0]
     end = {
-        (place.topic, place.partition): consumer.get_watermark_offsets(place, timeout=_KAFKA_SECONDS)[1]
+        (place.topic, place.partition): consumer.get_watermark_offsets(place, timeout=ANSWER_SECONDS)[1]
         for place in begins
     }
     consumer.assign(begins)
@@ -270,21 +256,13 @@ def _answered(consumer: Consumer, settings: Settings, since: float, topic_since:
                 last = skipped.last
             else:
                 _, timestamp = message.timestamp()
-                if (place := _request_of(message, topic_since)) is not None and timestamp <= latest:
-                    found[place] = max(timestamp, found.get(place, 0))
+                answer = read_answer(message)
+                if timestamp <= latest and answer and answer.place and (answer.deployment or 0) >= topic_since:
+                    found[answer.place] = max(timestamp, found.get(answer.place, 0))
             source = message.topic(), message.partition()
             if last >= end[source] - 1:
                 left.discard(source)
     return found
-
-
-def _request_of(message: Message, topic_since: int) -> Place | None:
-    partition_name, offset_name = _PLACES[message.topic()]
-    fields = read_fields(message.value())
-    partition, offset, deployment = fields.get(partition_name), fields.get(offset_name), fields.get("Deployment", 0)
-    if type(partition) is int and type(offset) is int and type(deployment) is int and deployment >= topic_since:
-        return partition, offset
-    return None
 
 
 def _still_answered(settings: Settings, answered: Mapping[Place, int], places: Collection[Place]) -> set[Place]:
@@ -293,7 +271,7 @@ def _still_answered(settings: Settings, answered: Mapping[Place, int], places: C
     A broker whose machine lost power, or a topic made anew, gives an offset away for a second time.
     """
     moved = dict(place for place in places if place in answered)
-    requests = first_messages(settings, REQUEST_TOPIC, moved, _KAFKA_SECONDS)
+    requests = first_messages(settings, REQUEST_TOPIC, moved, ANSWER_SECONDS)
     return {
         place
         for place in moved.items()

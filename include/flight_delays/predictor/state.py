@@ -15,21 +15,14 @@ from uuid import uuid4
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from flight_delays.contract import Collection
+from flight_delays.errors import OvertakenError, PredictorError
 
 if TYPE_CHECKING:
     from pymongo.database import Database
 
-    from flight_delays.registry import Pointer
+    from flight_delays.model.registry import Pointer
 
 _STATE_ID: Final = "flight_delay_predictor"
-
-
-class PredictorError(RuntimeError):
-    """The predictor is not as it should be; the message says in one sentence what is wrong and what to do."""
-
-
-class OvertakenError(PredictorError):
-    """Another run changed the state meanwhile: it decides, and this one ends without a trace."""
 
 
 class Wanted(StrEnum):
@@ -37,6 +30,19 @@ class Wanted(StrEnum):
 
     RUNNING = "running"
     STOPPED = "stopped"
+
+
+class Action(StrEnum):
+    """What may be asked of the predictor, by the parameter `action` of its DAG."""
+
+    RECONCILE = "reconcile"
+    """Bring about what is recorded: assets, repairs and `make up` ask for this; it does not end a person's stop."""
+    START = "start"
+    RESTART = "restart"
+    """A new query on a new checkpoint beside the old one, which stops once the new one answers."""
+    DEPLOY = "deploy"
+    """Move the pointer to a version, then as `START`."""
+    STOP = "stop"
 
 
 class Gap(BaseModel):
@@ -112,7 +118,7 @@ class State(BaseModel):
     gaps: tuple[Gap, ...] = ()
 
     @property
-    def half_done(self) -> bool:
+    def in_progress(self) -> bool:
         """Whether a run is at work, or was killed before its end."""
         return self.candidate is not None or bool(self.retiring)
 

@@ -1,0 +1,233 @@
+"""Replays: a past period's flights through the real line once more, in the order of time, against what happened.
+
+A flight's message holds what was known at its departure. How late it arrived never leaves this process: it is compared
+with the answer in MongoDB, and the score so far is a document that the web app's scoreboard shows.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID, uuid5
+
+from flight_delays.answers.request import request_message
+from flight_delays.answers.scoreboard import Scoreboard
+from flight_delays.contract import REQUEST_TOPIC, Collection
+from flight_delays.data.conditions import find_context
+from flight_delays.data.records import read_flights, read_manifest
+from flight_delays.errors import DataError, sentence
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from confluent_kafka import Producer
+    from pymongo.database import Database
+
+log = logging.getLogger("flight_delays.answers.replay")
+
+_ASKED: Final = ["Carrier", "FlightDate", "FlightNum", "Origin", "Dest", "DepDelay", "Distance", "CRSDepTime"]
+_NAMESPACE: Final = UUID("6f3d0c1e-5f5b-4c0e-9d57-0b6a6d1c9a11")
+_KAFKA_SECONDS: Final = 30.0
+_SCORE_SECONDS: Final = 1.0
+_LOG_SECONDS: Final = 15.0
+_LOOKED_UP: Final = 1000
+"""So many open flights are looked for at a time, oldest first: answers come in the order of sending."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which flights are sent, and how many a second; `limit` (if any) takes the first so many."""
+
+    first: dt.date
+    last: dt.date
+    rate: float
+    limit: int | None = None
+
+
+def flights(records: Path, plan: Plan) -> pd.DataFrame:
+    """The plan's flights that arrived, in the order of scheduled departure, with `ArrDelay`.
+
+    Raises DataError where the published records have none.
+    """
+    found = read_flights(records, plan.first, plan.last, [*_ASKED, "ArrDelay"])
+    if found.empty:
+        manifest = read_manifest(records)
+        months = f"{manifest.months[0].month} to {manifest.months[-1].month}" if manifest else "none"
+        raise DataError(f"No flights from {plan.first} to {plan.last} among the flight records (months: {months})")
+    ordered = found.sort_values(["FlightDate", "CRSDepTime", "Carrier", "FlightNum"], kind="stable")
+    return ordered.head(plan.limit or len(ordered)).reset_index(drop=True)
+
+
+def uuid_of(replay: str, number: int) -> str:
+    """The request's UUID: a run that is cut off and goes on sends no flight as a new one."""
+    return str(uuid5(_NAMESPACE, f"{replay}/{number}"))
+
+
+def message(uuid: str, replay: str, flight: Mapping[str, Any], context: Mapping[str, Any]) -> str:
+    """The request as the web app would write it, plus `Replay`."""
+    asked = {name: flight[name] for name in _ASKED}
+    asked |= {"FlightDate": flight["FlightDate"].isoformat(), **context}
+    return request_message(uuid, Replay=replay, **asked)
+
+
+def run(
+    replay: str,
+    plan: Plan,
+    records: Path,
+    db: Database[dict[str, Any]],
+    producer: Producer,
+    *,
+    answer_seconds: float = 60,
+    expected: Callable[[str], dict[str, Any]] = lambda _: {},
+) -> dict[str, Any]:
+    """Sends the plan's flights as the run `replay`, scores their answers as they come, and returns the last score.
+
+    A run of that name that was cut off goes on where Kafka last confirmed. The score is written once a second into
+    `Collection.SCOREBOARD`; `expected` gives what to show beside it for a model version. Ends when all flights are
+    answered or rejected, or when none was for `answer_seconds`. Raises RuntimeError where Kafka does not confirm.
+    """
+    going = _Replay(replay, plan, flights(records, plan), db, producer, expected=expected)
+    log.info("%s flights from %s to %s, %g a second", f"{going.flights:,}", plan.first, plan.last, plan.rate)
+    if going.sent:
+        log.info("goes on after flight %s", f"{going.sent:,}")
+    begin, first = time.monotonic(), going.sent
+    scored = logged = progressed = begin
+    state = "cut off"
+    try:
+        while not going.complete:
+            # No more than a second's flights at once, so that the score goes on when sending cannot keep up.
+            due = first + int((time.monotonic() - begin) * plan.rate) + 1
+            if going.send(min(due, going.sent + max(1, int(plan.rate)))):
+                progressed = time.monotonic()
+            if time.monotonic() - scored >= _SCORE_SECONDS:
+                scored = time.monotonic()
+                if going.score():
+                    progressed = scored
+                document = going.note("running")
+                if scored - logged >= _LOG_SECONDS:
+                    logged = scored
+                    log.info("%s", one_line(document))
+                if going.sent == going.flights and scored - progressed > answer_seconds:
+                    log.warning("no answer for %.0f s: %s flights stay open", answer_seconds, f"{len(going.open):,}")
+                    break
+            time.sleep(0.02)
+        state = "done"
+    finally:
+        document = going.note(state)
+    log.info("%s", as_text(document))
+    return document
+
+
+class _Replay:
+    """How far a replay is: flights before number `sent` are confirmed by Kafka, those in `open` wait for an answer."""
+
+    def __init__(
+        self,
+        replay: str,
+        plan: Plan,
+        rows: pd.DataFrame,
+        db: Database[dict[str, Any]],
+        producer: Producer,
+        *,
+        expected: Callable[[str], dict[str, Any]],
+    ) -> None:
+        self._replay, self._db, self._producer, self._expected = replay, db, producer, expected
+        self._asked = [{str(name): value for name, value in row.items()} for row in rows[_ASKED].to_dict("records")]
+        self._uuids = [uuid_of(replay, number) for number in range(len(rows))]
+        self._board = Scoreboard(rows["ArrDelay"], rows["Carrier"], rows["Origin"])
+        before = db[Collection.SCOREBOARD].find_one({"_id": replay}) or {}
+        self._about = {
+            "StartedAt": before.get("StartedAt") or dt.datetime.now(dt.UTC),
+            "First": plan.first.isoformat(),
+            "Last": plan.last.isoformat(),
+            "Rate": plan.rate,
+            "Flights": len(rows),
+        }
+        self.flights = len(rows)
+        self.sent = min(int(before.get("Sent", 0)), len(rows))
+        self.open = list(range(self.sent))  # after a cut, the answers so far are read once more
+
+    @property
+    def complete(self) -> bool:
+        return self.sent == self.flights and not self.open
+
+    def send(self, until: int) -> bool:
+        """Sends the flights up to that number and waits for Kafka; says whether there were any."""
+        failures: list[str] = []
+        until = min(until, self.flights)
+        for number in range(self.sent, until):
+            flight = self._asked[number]
+            known = find_context(self._db, {**flight, "FlightDate": flight["FlightDate"].isoformat()})
+            self._producer.produce(
+                REQUEST_TOPIC,
+                key=self._uuids[number],
+                value=message(self._uuids[number], self._replay, flight, known),
+                on_delivery=lambda error, _: failures.append(sentence(error)) if error else None,
+            )
+            self._producer.poll(0)
+        if until > self.sent and (self._producer.flush(_KAFKA_SECONDS) or failures):
+            why = failures[0] if failures else f"no confirmation within {_KAFKA_SECONDS:.0f} s"
+            raise RuntimeError(f"Kafka did not take the flights: {why}; a retry goes on after flight {self.sent:,}")
+        sent, self.sent = self.sent, until
+        self.open.extend(range(sent, until))
+        return until > sent
+
+    def score(self) -> bool:
+        """Takes what is answered or rejected into the score; says whether there was any."""
+        asked = self.open[:_LOOKED_UP]
+        wanted = {self._uuids[number]: number for number in asked}
+        fields = ["Probability", "ModelVersion"]
+        for answer in self._db[Collection.REPLAYS].find({"_id": {"$in": list(wanted)}}, fields):
+            self._board.add(wanted.pop(answer["_id"]), answer["Probability"], answer["ModelVersion"])
+        if len(wanted) == len(asked):  # nothing came: perhaps they were rejected
+            for number in sorted(wanted.values())[:100]:
+                if self._db[Collection.REJECTED].find_one({"UUID": self._uuids[number]}, ["_id"]):
+                    self._board.rejected += 1
+                    del wanted[self._uuids[number]]
+        self.open[:_LOOKED_UP] = sorted(wanted.values())
+        return len(wanted) < len(asked)
+
+    def note(self, state: str) -> dict[str, Any]:
+        """Writes the score so far for the web app, and returns it."""
+        score = self._board.summary()
+        versions = score["ModelVersions"]
+        score["Expected"] = self._expected(max(versions, key=versions.__getitem__)) if versions else {}
+        document = {**self._about, "State": state, "Sent": self.sent, "UpdatedAt": dt.datetime.now(dt.UTC), **score}
+        self._db[Collection.SCOREBOARD].replace_one({"_id": self._replay}, document, upsert=True)
+        return {"_id": self._replay, **document}
+
+
+def one_line(document: Mapping[str, Any]) -> str:
+    """How far a replay is, and how good, in one line for a log."""
+    text = f"{document['Sent']:,} of {document['Flights']:,} sent, {document['Answered']:,} answered"
+    if score := document["SoFar"]:
+        text += f"; accuracy {score['accuracy']:.3f}, log-loss {score['log_loss']:.3f}"
+    if window := document["Window"]:
+        text += f"; the last {window['rows']:,}: {window['accuracy']:.3f}, {window['log_loss']:.3f}"
+    return text
+
+
+def as_text(document: Mapping[str, Any]) -> str:
+    """A replay's score as tables, to be read in a task's log."""
+    from flight_delays.contract import BUCKETS
+
+    lines = [one_line(document), ""]
+    head = f"{'':<22}{'flights':>9}{'accuracy':>10}{'macro-F1':>10}{'log-loss':>10}{'Brier':>8}{'calibration':>13}"
+    lines.append(head)
+    rows = {"so far": document["SoFar"], "last": document["Window"], "on the holdout": document["Expected"]}
+    rows |= {f"carrier {name}": score for name, score in document["ByCarrier"].items()}
+    rows |= {f"origin {name}": score for name, score in document["ByOrigin"].items()}
+    for name, score in rows.items():
+        if score:
+            lines.append(
+                f"{name:<22}{score['rows']:>9,}{score['accuracy']:>10.3f}{score['macro_f1']:>10.3f}"
+                f"{score['log_loss']:>10.3f}{score['brier']:>8.3f}{score['calibration_error']:>13.3f}"
+            )
+    lines += ["", "what happened (rows) against what was predicted (columns)"]
+    for bucket, counts in zip(BUCKETS, document["Confusion"], strict=True):
+        lines.append(f"{bucket.label:<36}" + "".join(f"{count:>9,}" for count in counts))
+    return "\n".join(lines)

@@ -1,0 +1,112 @@
+"""The Bureau of Transportation Statistics' monthly On-Time files: all domestic flights of the larger US carriers."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from flight_delays.data.sources import Chunk, NotPublishedError, SourceName, Status, status_of
+from flight_delays.data.sources.download import NotFoundError, download
+from flight_delays.data.sources.text import check_zip, open_text
+from flight_delays.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_BLOCK_BYTES: Final = 16 << 20
+_PUBLISHED_AFTER: Final = dt.timedelta(days=120)
+"""The Bureau publishes a month some two to three months after its end; later than this, a 404 is a fault."""
+_COLUMNS: Final = {
+    "FlightDate": "FlightDate",
+    "Reporting_Airline": "Carrier",
+    "Flight_Number_Reporting_Airline": "FlightNum",
+    "Origin": "Origin",
+    "Dest": "Dest",
+    "CRSDepTime": "CRSDepTime",
+    "CRSArrTime": "CRSArrTime",
+    "DepDelay": "DepDelay",
+    "ArrDelay": "ArrDelay",
+    "Distance": "Distance",
+    "Cancelled": "Cancelled",
+    "Diverted": "Diverted",
+}
+
+
+@dataclass(frozen=True)
+class Bts:
+    """Source `bts`: the zip of CSV of one `month` ("2013-01") at `url`, a template with {year} and {month}.
+
+    The Bureau publishes no checksums; the zip's own CRC is checked when it is read to its end.
+    """
+
+    url: str
+    month: str
+    name: str = SourceName.BTS.value
+
+    def fetch(self, downloads: Path) -> Path:
+        """Also raises NotPublishedError where the month is too young to be an error when it is not there."""
+        first = dt.date.fromisoformat(f"{self.month}-01")
+        try:
+            # "{month}" is 1 .. 12 without a zero, as in the Bureau's names; "{month:02}" has one
+            url = self.url.format(year=first.year, month=first.month)
+        except (LookupError, ValueError) as error:
+            raise DataError(f"{self.url} is no template of {{year}} and {{month}}: {error}") from error
+        try:
+            path = download(url, downloads).path
+        except NotFoundError as error:
+            if dt.datetime.now(dt.UTC).date() - _PUBLISHED_AFTER < first + dt.timedelta(days=31):
+                raise NotPublishedError(f"{self.month} is not published yet: {error}") from error
+            raise
+        try:
+            check_zip(path)
+        except DataError as error:
+            if path.is_relative_to(downloads.absolute()):
+                path.unlink()  # else the server would say for ever that it is unchanged
+            raise DataError(f"{url}: {error}") from error
+        return path
+
+    def chunks(self, path: Path) -> Iterator[Chunk]:
+        import pyarrow as pa
+        from pyarrow import csv
+
+        try:
+            with open_text(path) as file:
+                reader = csv.open_csv(
+                    file,
+                    csv.ReadOptions(block_size=_BLOCK_BYTES),
+                    convert_options=csv.ConvertOptions(
+                        include_columns=list(_COLUMNS),
+                        column_types=dict.fromkeys(_COLUMNS, pa.string()),
+                        strings_can_be_null=True,
+                        quoted_strings_can_be_null=True,
+                        null_values=[""],
+                    ),
+                )
+                for batch in reader:
+                    yield self._chunk(batch.to_pandas(), path)
+        except (pa.ArrowInvalid, pa.ArrowKeyError) as error:  # no CSV, other columns, not UTF-8
+            raise DataError(
+                f"{path} is not as the Bureau's On-Time files are: {error}. Expected are, in UTF-8 and with commas, "
+                f"the columns {', '.join(_COLUMNS)}"
+            ) from error
+
+    def _chunk(self, raw: pd.DataFrame, path: Path) -> Chunk:
+        import pandas as pd
+
+        rows = raw.rename(columns=_COLUMNS)
+        # "PA (1)": who had a code before its present holder gets a number (the Bureau's "Unique Carrier Code")
+        rows["Carrier"] = rows["Carrier"].str.replace(r" *\([0-9]\)$", "", regex=True)
+        date = pd.to_datetime(rows["FlightDate"], format="%Y-%m-%d", errors="coerce")
+        strangers = date.notna() & (date.dt.to_period("M") != pd.Period(self.month))
+        if strangers.any():
+            raise DataError(f"{path} holds a flight of {date[strangers].iloc[0]:%Y-%m-%d}: expected is {self.month}")
+        rows["FlightDate"] = date
+        for column in ("CRSDepTime", "CRSArrTime"):  # "2400" is midnight at the day's end
+            rows[column] = rows[column].str.zfill(4).replace("2400", "0000")
+        status = status_of(rows["DepDelay"], rows["ArrDelay"])
+        for flag, name in ((Status.DIVERTED, "Diverted"), (Status.CANCELLED, "Cancelled")):
+            status[pd.to_numeric(rows.pop(name), errors="coerce") == 1] = flag.value
+        return Chunk(rows, raw, status)

@@ -1,0 +1,121 @@
+"""Kafka's clients as all stages use them: options, partitioning, and a consumer that reads at offsets of its own."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from flight_delays.contract import CLIENT_ID
+from flight_delays.errors import BrokerError, sentence
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+    from confluent_kafka.admin import AdminClient
+
+    from flight_delays.settings import Settings
+
+PARTITIONER: Final = "consistent"
+"""librdkafka's name for CRC32 of the key modulo the number of partitions."""
+ANSWER_SECONDS: Final = 10.0
+"""Timeout for one answer of the broker."""
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition that the `PARTITIONER` of every producer here chooses for a key."""
+    return zlib.crc32(key.encode()) % partitions
+
+
+def client_options(settings: Settings) -> dict[str, Any]:
+    """What every client has: the broker's address, and errors as exceptions only, not in librdkafka's own log."""
+    return {"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0}
+
+
+def producer_options(settings: Settings, *, timeout_seconds: float) -> dict[str, Any]:
+    """What every producer has: the client id and the partitioner, and the timeout until a message is confirmed."""
+    timeout = int(timeout_seconds * 1000)
+    own = {"client.id": CLIENT_ID, "partitioner": PARTITIONER, "message.timeout.ms": timeout}
+    return {**client_options(settings), **own}
+
+
+@contextmanager
+def reader(settings: Settings) -> Iterator[Consumer]:
+    """A consumer that reads at offsets of its own: no group has to form before it does, and it commits nothing.
+
+    Raises BrokerError where the broker does not answer what is asked within.
+    """
+    from confluent_kafka import Consumer, KafkaException
+
+    options = {"group.id": "flight_delay_predictor", "enable.auto.commit": False, "fetch.wait.max.ms": 50}
+    options |= {"auto.offset.reset": "earliest"}  # where Kafka has just removed what was to be read
+    consumer = Consumer({**client_options(settings), **options})
+    try:
+        yield consumer
+    except KafkaException as error:
+        raise no_broker(settings, error) from error
+    finally:
+        consumer.close()
+
+
+def partitions_of(
+    client: AdminClient | Consumer | Producer, settings: Settings, topic: str, timeout_seconds: float = 5
+) -> list[TopicPartition]:
+    """The partitions of the topic, in their order. Raises BrokerError where there is none."""
+    from confluent_kafka import KafkaException, TopicPartition
+
+    try:
+        found = client.list_topics(topic, timeout=timeout_seconds).topics[topic]
+    except KafkaException as error:
+        raise no_broker(settings, error) from error
+    if found.error is not None:
+        raise BrokerError(
+            f"Kafka at {settings.kafka_bootstrap} has no topic {topic}; the DAG flight_delay_predictor creates it "
+            f"({found.error})"
+        )
+    return [TopicPartition(topic, number) for number in sorted(found.partitions)]
+
+
+def bounds(
+    consumer: Consumer, settings: Settings, topic: str, timeout_seconds: float = ANSWER_SECONDS
+) -> dict[int, tuple[int, int]]:
+    """The first and the next offset of each partition of the topic. Raises BrokerError or KafkaException."""
+    places = partitions_of(consumer, settings, topic, timeout_seconds)
+    return {place.partition: consumer.get_watermark_offsets(place, timeout=timeout_seconds) for place in places}
+
+
+def ends(settings: Settings, topic: str) -> list[int]:
+    """The offset at which each partition of the topic ends, in their order. Raises BrokerError."""
+    with reader(settings) as consumer:
+        return [following for _, following in bounds(consumer, settings, topic).values()]
+
+
+def first_messages(
+    settings: Settings, topic: str, offsets: Mapping[int, int], timeout_seconds: float
+) -> dict[int, Message]:
+    """The first message from an offset on, for each partition (partition -> offset); none where it comes too late.
+
+    All in one assignment of a new consumer: a seek of one that already reads takes most of a second. Raises
+    BrokerError.
+    """
+    from confluent_kafka import TopicPartition
+
+    found: dict[int, Message] = {}
+    if not offsets:
+        return found
+    deadline = time.monotonic() + timeout_seconds
+    with reader(settings) as consumer:
+        consumer.assign([TopicPartition(topic, *place) for place in offsets.items()])
+        while len(found) < len(offsets) and (left := deadline - time.monotonic()) > 0:
+            if (message := consumer.poll(left)) is not None and message.error() is None:
+                found.setdefault(message.partition(), message)
+    return found
+
+
+def no_broker(settings: Settings, error: KafkaException) -> BrokerError:
+    """What to raise for this error of a Kafka client."""
+    return BrokerError(
+        f"Kafka does not answer at {settings.kafka_bootstrap} (FLIGHTS_KAFKA_BOOTSTRAP; {sentence(error)}); look at "
+        "its log (make logs SERVICE=kafka)"
+    )

@@ -1,0 +1,107 @@
+"""What the predictor runs. With `query`, the only module of this package that knows of flights.
+
+To supervise another stream, replace these names and functions (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from flight_delays.contract import (
+    ANSWER_PLACE,
+    DEAD_LETTER_PLACE,
+    DEAD_LETTER_TOPIC,
+    RESPONSE_TOPIC,
+    Collection,
+    date_parts,
+    read_fields,
+)
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+    from pymongo.database import Database
+    from pyspark.ml import PipelineModel
+    from pyspark.sql import SparkSession
+    from pyspark.sql.streaming.query import StreamingQuery
+
+    from flight_delays.predictor.state import Deployment
+    from flight_delays.settings import Settings
+
+QUERY_NAME: Final = "flight_delay_predictor"
+PLACES: Final = {RESPONSE_TOPIC: ANSWER_PLACE, DEAD_LETTER_TOPIC: DEAD_LETTER_PLACE}
+"""Topic of answers -> the two fields of an answer that name the partition and the offset of its request."""
+CANARY: Final = {
+    "Carrier": "UA",
+    "FlightDate": "2013-12-20",
+    "FlightNum": "1",
+    "Origin": "EWR",
+    "Dest": "SFO",
+    "DepDelay": 5.0,
+    "Distance": 2565.0,
+}
+"""A flight of a route that the training data know."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a message says of the request that it answers: its place, its UUID, and the deployment that answered."""
+
+    partition: int
+    offset: int | None
+    uuid: str | None
+    deployment: int | None
+
+    @property
+    def place(self) -> tuple[int, int] | None:
+        """Partition and offset, where it names both."""
+        return None if self.offset is None else (self.partition, self.offset)
+
+
+def start_query(
+    spark: SparkSession, settings: Settings, deployment: Deployment, model: PipelineModel, starting_offsets: str
+) -> StreamingQuery:
+    """Starts the deployment's query, named `QUERY_NAME`; its checkpoint is new and begins at `starting_offsets`."""
+    from flight_delays.predictor import query
+
+    query.configure(spark)
+    requests = query.read_requests(spark, settings, starting_offsets)
+    responses = query.respond(requests, model, deployment.version, deployment.generation)
+    return query.start(responses, settings, settings.checkpoints / deployment.checkpoint, QUERY_NAME)
+
+
+def canary_message(uuid: str) -> str:
+    """The request of a canary with this UUID."""
+    parts = date_parts(dt.date.fromisoformat(str(CANARY["FlightDate"])))
+    now = dt.datetime.now(dt.UTC).isoformat()
+    return json.dumps({"UUID": uuid, "Timestamp": now, **CANARY, **parts._asdict(), "Canary": True})
+
+
+def read_answer(message: Message) -> Answer | None:
+    """What a message of one of the `PLACES` answers; None where it is no answer: anybody may write to a topic."""
+    if message.error() is not None:
+        return None
+    fields = read_fields(message.value())
+    partition_field, offset_field = PLACES.get(message.topic(), ANSWER_PLACE)
+    partition, offset, deployment = (fields.get(name) for name in (partition_field, offset_field, "Deployment"))
+    uuid = fields.get("UUID")
+    if type(partition) is not int:
+        return None
+    return Answer(
+        partition=partition,
+        offset=offset if type(offset) is int else None,
+        uuid=uuid if type(uuid) is str else None,
+        deployment=deployment if type(deployment) is int else None if "Deployment" in fields else 0,
+    )
+
+
+def canary_id(uuid: str, deployment: int) -> str:
+    """`_id` of a canary's answer: during a swap two deployments answer the same canary, and both answers count."""
+    return f"{uuid.lower()}-{deployment}"
+
+
+def find_canary(db: Database[dict[str, Any]], uuid: str, deployment: int) -> dict[str, Any] | None:
+    """This deployment's stored answer to the canary; None while there is none."""
+    return db[Collection.CANARIES].find_one({"_id": canary_id(uuid, deployment)})

@@ -1,0 +1,57 @@
+"""Tasks of the DAG flight_delay_predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from flight_delays.errors import CanaryError, PredictorError, RegistryError, plain
+from flight_delays.infra.mongo import ensure_indexes
+from flight_delays.infra.topics import ensure_topics
+from flight_delays.model import registry
+from flight_delays.predictor import control
+from flight_delays.predictor.state import Action
+from flight_delays.settings import get_settings
+from flight_delays_airflow.mongo import database
+from flight_delays_airflow.names import KAFKA_CONNECTION
+
+
+def create_topics() -> list[str]:
+    """Creates missing topics, and returns their names; see `ensure_topics`."""
+    from airflow.providers.apache.kafka.hooks.client import KafkaAdminClientHook
+
+    return ensure_topics(KafkaAdminClientHook(KAFKA_CONNECTION).get_conn, get_settings())
+
+
+def create_indexes() -> None:
+    """Creates missing indexes; see `ensure_indexes`."""
+    with database() as db:
+        ensure_indexes(db)
+
+
+@plain()
+def reconcile(params: Mapping[str, Any], run: str, events: Mapping[Any, Any]) -> dict[str, Any]:
+    """Does `params["action"]`; returns what was done.
+
+    `run` is "dag_id/run_id"; `events` are those of the assets that triggered it. Raises AirflowSkipException where
+    there is no model yet and nobody in particular asked for one, AirflowFailException with the reason, in one sentence,
+    where it failed: a retry is for the watch, which waits longer each time.
+    """
+    settings = get_settings()
+    action = Action(params["action"])
+    try:
+        if action is Action.RECONCILE and registry.read_pointer(settings.models).champion is None:
+            raise AirflowSkipException("there is no model yet; training triggers this DAG again")
+        done = control.reconcile(settings, action, params["version"], reason=_reason(events), dag_run=run)
+    except (PredictorError, CanaryError, RegistryError) as error:
+        raise AirflowFailException(str(error)) from error
+    return done.summary()
+
+
+def _reason(events: Mapping[Any, Any]) -> str:
+    """The reason that the watch or the health check gave; empty where neither of them triggered the run."""
+    payloads = [event.extra.get("payload", event.extra) for found in events.values() for event in found]
+    reasons = [payload["reason"] for payload in payloads if isinstance(payload, dict) and "reason" in payload]
+    return str(reasons[-1]) if reasons else ""

@@ -1,0 +1,103 @@
+"""Airflow's nouns, each defined once: DAGs, assets, tags, connections, and what all tasks have in common."""
+
+from __future__ import annotations
+
+import datetime as dt
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from airflow.sdk import Asset
+
+OWNER: Final = "flight-delays"
+
+
+class AssetName(StrEnum):
+    """The assets that chain the DAGs: records -> distances, and context -> model; both, and an alarm -> predictor."""
+
+    RECORDS = "flight_records"
+    DISTANCES = "origin_dest_distances"
+    CONTEXT = "flight_context"
+    MODEL = "flight_delay_model"
+    ALARM = "flight_delay_predictor_alarm"
+    PREDICTOR = "flight_delay_predictor"
+
+
+class Tag(StrEnum):
+    """The tags by which the DAGs are found in Airflow's UI."""
+
+    DATA = "data"
+    TRAINING = "training"
+    PREDICTOR = "predictor"
+    HEALTH = "health"
+    DEAD_LETTERS = "dead-letters"
+    QUALITY = "quality"
+    MAINTENANCE = "maintenance"
+
+
+ALARM_ALIAS: Final = "flight_delay_predictor_unhealthy"
+"""The alias by which the health check emits an event of the alarm: a plain outlet would emit one at each success."""
+
+KAFKA_CONNECTION: Final = "kafka_default"
+KAFKA_CANARY_CONNECTION: Final = "kafka_canary"
+MONGO_CONNECTION: Final = "mongo_default"
+SPARK_CONNECTION: Final = "spark_default"
+SMTP_CONNECTION: Final = "smtp_default"
+AIRFLOW_DATABASE_CONNECTION: Final = "airflow_database"
+"""Its extra `secret_address` is the SQLAlchemy address of Airflow's own database, which tasks else do not see."""
+
+
+def asset(name: AssetName, **more: Any) -> Asset:
+    """The asset of that name, for schedules, inlets and outlets; `more` is Asset's own, such as its watchers."""
+    from airflow.sdk import Asset
+
+    return Asset(name=name.value, uri=f"x-flight-delays://{name.value}", **more)
+
+
+def default_args(
+    *, execution_timeout: dt.timedelta = dt.timedelta(minutes=30), retries: int = 3, **more: Any
+) -> dict[str, Any]:
+    """What every task gets: owner, time limit, and retries after 10, 20, 40 s, but none where the data are to blame.
+
+    A `flight_delays.errors.DataError` says that the data or the parameters are wrong: trying again cannot help.
+    """
+    from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+
+    data_error = RetryRule(
+        exception="flight_delays.errors.DataError",
+        action=RetryAction.FAIL,
+        reason="the data or a parameter is wrong",
+    )
+    return {
+        **_notification(),
+        "owner": OWNER,
+        "retries": retries,
+        "retry_delay": dt.timedelta(seconds=10),
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": dt.timedelta(minutes=5),
+        "retry_policy": ExceptionRetryPolicy(rules=[data_error]),
+        "execution_timeout": execution_timeout,
+        **more,
+    }
+
+
+def _notification() -> dict[str, Any]:
+    """What tells `notify_email` of a task that failed for good; empty where nobody wants to hear of it."""
+    from flight_delays.settings import get_settings
+
+    settings = get_settings()
+    if not settings.notify_email:
+        return {}
+    from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+
+    notifier = SmtpNotifier(
+        to=settings.notify_email,
+        from_email=settings.notify_from,
+        subject="{{ ti.dag_id }}: {{ ti.task_id }} failed",
+        html_content=(
+            "<p>The task {{ ti.task_id }} of the DAG {{ ti.dag_id }} failed: {{ exception | string | e }}</p>"
+            '<p>Run {{ run_id }}: <a href="{{ ti.log_url }}">log</a>. What to do then stands in the DAG\'s Docs.</p>'
+        ),
+        smtp_conn_id=SMTP_CONNECTION,
+    )
+    return {"on_failure_callback": notifier}

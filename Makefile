@@ -54,7 +54,7 @@ airflow: .venv ## Airflow's own command line: make airflow ARGS="dags list"
 
 test: ## lint, types, unit, DAG, integration and browser tests
 	@$(PYTHON) stack/bootstrap.py --dev
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports && .venv/bin/mypy
 	@.venv/bin/python -m pytest -n 2 $(PYTEST)
 
 proof: ## break a whole installation in every way, for 40 minutes; writes docs/reliability.md (PROOF="--only swapped": some)
@@ -63,7 +63,7 @@ proof: ## break a whole installation in every way, for 40 minutes; writes docs/r
 
 lint: ## lint and types only
 	@$(PYTHON) stack/bootstrap.py --dev
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports && .venv/bin/mypy
 
 bench: ## measure, on a stack of its own, and write docs/benchmarks.md (BENCH=--quick: a trial)
 	@$(PYTHON) stack/bootstrap.py --dev

@@ -9,9 +9,9 @@ from typing import Any
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import CronTriggerTimetable, Param, dag, task
 
-from flight_delays import maintenance
 from flight_delays.contract import DagId
 from flight_delays.settings import get_settings
+from flight_delays_airflow import maintenance
 from flight_delays_airflow.names import Tag, default_args
 
 # With `run_immediately=False` the first unpausing may start a run at once.

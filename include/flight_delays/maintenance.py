@@ -1,4 +1,4 @@
-"""Retention: what the line keeps for how long. The tasks of the DAG `maintenance` are the functions at the end.
+"""Retention: removes what is older than its setting; the DAG `maintenance` says from where.
 
 Nothing in use is removed: not the models and checkpoints that the pointer or the predictor's state name, no file that
 was written lately. Each task may be repeated, and cut off at any time: what is left goes with the next run.
@@ -15,15 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from flight_delays.contract import Collection
-from flight_delays.data import records
-from flight_delays.errors import DataError, plain
-from flight_delays.model import registry
-from flight_delays.settings import get_settings
-from flight_delays_airflow.names import AIRFLOW_DATABASE_CONNECTION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from pymongo.database import Database
 
 log = logging.getLogger(__name__)
@@ -105,110 +98,3 @@ def prune_files(folder: Path, days: float, *, dry_run: bool = False) -> tuple[in
 
 def _last_written(folder: Path) -> float:
     return max(path.lstat().st_mtime for path in [folder, *folder.rglob("*")])
-
-
-# --- the DAG's tasks: `params` are its parameters, `*_days` and `models`, and `dry_run` ------------------------------
-
-
-def answers(params: dict[str, Any]) -> str:
-    """Answers, by `PredictedAt`."""
-    return _expired(Collection.RESPONSES, params["answer_days"], dry_run=params["dry_run"])
-
-
-def replays(params: dict[str, Any]) -> str:
-    """Replays' answers, by `PredictedAt`, and their scores, by `UpdatedAt`."""
-    kinds = (Collection.REPLAYS, Collection.SCOREBOARD)
-    return "; ".join(_expired(kind, params["replay_days"], dry_run=params["dry_run"]) for kind in kinds)
-
-
-def rejected(params: dict[str, Any]) -> str:
-    """Rejected messages, by `RejectedAt`."""
-    return _expired(Collection.REJECTED, params["rejected_days"], dry_run=params["dry_run"])
-
-
-def events(params: dict[str, Any]) -> str:
-    """The predictor's events."""
-    return _expired(Collection.EVENTS, params["event_days"], dry_run=params["dry_run"])
-
-
-@plain()
-def models(params: dict[str, Any]) -> str:
-    """Model versions but the newest, the pointer's, and those of the predictor's deployments."""
-    from flight_delays.infra import mongo
-    from flight_delays.predictor.state import read_state
-
-    settings = get_settings()
-    state = read_state(mongo.connect(settings))
-    deployed = {deployment.version for deployment in (state.serving, state.candidate) if deployment}
-    removed = registry.prune(settings.models, params["models"], deployed, dry_run=params["dry_run"])
-    return _report(removed, "model versions", dry_run=params["dry_run"])
-
-
-@plain()
-def checkpoints(params: dict[str, Any]) -> str:
-    """Checkpoints of deployments that were replaced."""
-    from flight_delays.infra import mongo
-
-    settings = get_settings()
-    db, dry_run = mongo.connect(settings), params["dry_run"]
-    removed = prune_checkpoints(db, settings.checkpoints, params["checkpoint_days"], dry_run=dry_run)
-    return _report(removed, "checkpoints", dry_run=dry_run)
-
-
-def files(params: dict[str, Any]) -> str:
-    """Downloads, and what runs that were killed left in the staging folders."""
-    settings, dry_run = get_settings(), params["dry_run"]
-    count, size = prune_files(settings.downloads, params["download_days"], dry_run=dry_run)
-    left = [*records.sweep(settings.records, dry_run=dry_run), *registry.sweep(settings.models, dry_run=dry_run)]
-    downloads = _report(range(count), f"downloaded files of {size / 1e6:.1f} MB", dry_run=dry_run)
-    return f"{downloads}; {_report(left, 'staging folders', dry_run=dry_run)}"
-
-
-def logs(params: dict[str, Any]) -> str:
-    """Airflow's logs of tasks and of DAG processing."""
-    from airflow.sdk.configuration import conf
-
-    folder = Path(conf.get("logging", "base_log_folder"))
-    count, size = prune_files(folder, params["log_days"], dry_run=params["dry_run"])
-    return _report(range(count), f"log files of {size / 1e6:.1f} MB", dry_run=params["dry_run"])
-
-
-@plain()
-def _expired(collection: Collection, days: float, *, dry_run: bool) -> str:
-    from flight_delays.infra import mongo
-
-    settings = get_settings()
-    if days < settings.topic_retention_days:
-        raise DataError(
-            f"{collection} is to be kept for {days} days, but Kafka keeps messages for "
-            f"{settings.topic_retention_days}: what is read again from there would be answered a second time; keep "
-            "them longer, or shorten FLIGHTS_TOPIC_RETENTION_DAYS"
-        )
-    expired = expire(mongo.connect(settings, socketTimeoutMS=60_000), collection, days, dry_run=dry_run)
-    return _report(range(expired), f"documents of {collection}", dry_run=dry_run)
-
-
-def _report(removed: Iterable[object], what: str, *, dry_run: bool) -> str:
-    things = list(removed)
-    text = f"{len(things)} {what} {'would be' if dry_run else 'were'} removed"
-    if things and isinstance(things[0], str):
-        text += f": {', '.join(map(str, things))}"
-    log.info("%s", text)
-    return text
-
-
-# --- Airflow's own database: for a BashOperator, as no code of a task may reach it -----------------------------------
-
-# Without the table `dag`: a stack that stood still for long would lose DAGs that it is about to parse again.
-_TABLES = (
-    "asset_event,callback,deadline,dag_run,dag_version,import_error,job,log,revoked_token,task_instance,"
-    "task_instance_history,task_reschedule,trigger,xcom"
-)
-CLEAN_AIRFLOW: Final = (
-    f"airflow db clean --yes --skip-archive --error-on-cleanup-failure --batch-size 500 --tables {_TABLES}"
-    " --clean-before-timestamp '{{ dag_run.run_after - macros.timedelta(days=params.airflow_days) }}'"
-    " {{ '--dry-run' if params.dry_run else '' }}"
-)
-AIRFLOW_DATABASE: Final = {
-    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"{{{{ conn.{AIRFLOW_DATABASE_CONNECTION}.extra_dejson.secret_address }}}}"
-}

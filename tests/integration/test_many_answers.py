@@ -16,7 +16,7 @@ import pytest
 from pymongo.database import Database
 from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 
-from flight_delays import maintenance
+from flight_delays_airflow import maintenance
 from flight_delays.answers import dead_letters
 from flight_delays.contract import Collection
 from flight_delays.data import conditions, distances

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flight_delays import maintenance
+from flight_delays_airflow import maintenance as tasks
 from flight_delays.data import records
 from flight_delays.errors import DataError
 from flight_delays.model import registry
@@ -56,7 +57,7 @@ def test_staging_folders_of_killed_runs_go(tmp_path: Path) -> None:
         assert [path.name for path in root.iterdir()] == ["new"]
 
 
-@pytest.mark.parametrize("task", [maintenance.answers, maintenance.replays, maintenance.rejected])
+@pytest.mark.parametrize("task", [tasks.answers, tasks.replays, tasks.rejected])
 def test_nothing_is_forgotten_that_kafka_may_bring_again(task: Any) -> None:
     days = get_settings().topic_retention_days - 1
     with pytest.raises(DataError, match="Kafka keeps messages"):

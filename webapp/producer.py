@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaException, Producer
 
-from flight_delays.contract import CLIENT_ID, REQUEST_TOPIC
+from flight_delays.contract import REQUEST_TOPIC
 from flight_delays.errors import sentence
-from flight_delays.infra.kafka import PARTITIONER
+from flight_delays.infra.kafka import producer_options
 from flight_delays.settings import Settings
 
-MESSAGE_TIMEOUT_MS: Final = 1_500
+MESSAGE_TIMEOUT_SECONDS: Final = 1.5
 
 
 class NotConfirmedError(RuntimeError):
@@ -25,13 +25,10 @@ class RequestProducer:
 
     def __init__(self, settings: Settings) -> None:
         self._configuration = {
-            "bootstrap.servers": settings.kafka_bootstrap,
-            "client.id": CLIENT_ID,
+            **producer_options(settings, timeout_seconds=MESSAGE_TIMEOUT_SECONDS),
             "enable.idempotence": True,
             "acks": "all",
-            "partitioner": PARTITIONER,
             "linger.ms": 0,
-            "message.timeout.ms": MESSAGE_TIMEOUT_MS,
             "socket.nagle.disable": True,
             "reconnect.backoff.ms": 50,
             "reconnect.backoff.max.ms": 500,  # the first request after an outage must not meet a sleeping client

@@ -16,7 +16,6 @@ import pytest
 from pymongo.database import Database
 from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 
-from flight_delays_airflow import maintenance
 from flight_delays.answers import dead_letters
 from flight_delays.contract import Collection
 from flight_delays.data import conditions, distances
@@ -24,6 +23,7 @@ from flight_delays.infra import mongo
 from flight_delays.predictor.state import read_state
 from flight_delays.predictor.status import read_status
 from flight_delays.settings import get_settings
+from flight_delays_airflow import maintenance
 from stack import backup
 from tests.conftest import Stack
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from flight_delays import maintenance
-from flight_delays_airflow import maintenance as tasks
 from flight_delays.data import records
 from flight_delays.errors import DataError
 from flight_delays.model import registry
 from flight_delays.settings import get_settings
+from flight_delays_airflow import maintenance as tasks
 
 
 def aged(path: Path, days: float, text: str = "x") -> Path:

@@ -57,39 +57,40 @@ def ensure_topics(admin: AdminClient, settings: Settings) -> list[str]:
 
 
 def _ensure_config(admin: AdminClient, settings: Settings, topics: list[str]) -> None:
-    from confluent_kafka import KafkaError, KafkaException
     from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
-    if not resources:
-        return
-    changes = []
-    for resource, future in admin.describe_configs(resources, request_timeout=15).items():
-        try:
-            found = future.result()
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                continue  # somebody created it a moment ago, and the broker does not describe it yet
-            if not settings.kafka_is_external:
-                raise
-            log.warning("Kafka does not tell the settings of the topic %s: %s", resource.name, error.args[0].str())
-            continue
-        lacking = {name: value for name, value in CONFIG.items() if name not in found or found[name].value != value}
-        if lacking and settings.kafka_is_external:
-            setting = ", ".join(f"{name}={value}" for name, value in lacking.items())
+    lacking = {topic: missing for topic in topics if (missing := _lacking(admin, settings, topic))}
+    if settings.kafka_is_external:
+        for topic, missing in lacking.items():
+            setting = ",".join(f"{name}={value}" for name, value in missing.items())
             log.warning(
                 "The topic %s lacks %s: a compressed record of some KB, or its time, can stop readers. Set it: "
                 "kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s",
-                *(resource.name, setting, resource.name, setting),
+                *(topic, setting, topic, setting),
             )
-        elif lacking:
-            entries = [
-                ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in lacking.items()
-            ]
-            changes.append(ConfigResource(ResourceType.TOPIC, resource.name, incremental_configs=entries))
-    if changes:
-        for future in admin.incremental_alter_configs(changes, request_timeout=15).values():
-            future.result()
+        return
+    for topic, missing in lacking.items():
+        entries = [ConfigEntry(*each, incremental_operation=AlterConfigOpType.SET) for each in missing.items()]
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+        admin.incremental_alter_configs([resource], request_timeout=15)[resource].result()
+
+
+def _lacking(admin: AdminClient, settings: Settings, topic: str) -> dict[str, str]:
+    """The settings of `CONFIG` that the topic does not have."""
+    from confluent_kafka import KafkaError, KafkaException
+    from confluent_kafka.admin import ConfigResource, ResourceType
+
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    try:
+        found = admin.describe_configs([resource], request_timeout=15)[resource].result()
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return {}  # another client has just created it, and the broker does not describe it yet
+        if not settings.kafka_is_external:
+            raise
+        log.warning("Kafka does not tell the settings of the topic %s: %s", topic, error.args[0].str())
+        return {}
+    return {name: value for name, value in CONFIG.items() if name not in found or found[name].value != value}
 
 
 def topic_id(admin: AdminClient, topic: str) -> str:

@@ -9,12 +9,13 @@ from uuid import uuid4
 
 from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC
 from flight_delays.errors import BrokerError, CanaryError, sentence
-from flight_delays.infra.batches import is_of_a_batch, skip
+from flight_delays.infra.batches import skip
 from flight_delays.infra.kafka import ends, partition_of, partitions_of, producer_options, reader
 from flight_delays.predictor.timeouts import PROBE_QUERY_SECONDS
-from flight_delays.predictor.workload import canary_message, find_canary, read_answer
+from flight_delays.predictor.workload import Answer, canary_message, find_canary, read_answer
 
 if TYPE_CHECKING:
+    from confluent_kafka import Consumer
     from pymongo.database import Database
 
     from flight_delays.settings import Settings
@@ -80,27 +81,17 @@ def prove(
     with reader(settings) as consumer:
         consumer.assign(before)
         uuids = send_canaries(settings)
-        begin = time.monotonic()
+        begin = probed = time.monotonic()
         waiting: dict[str | None, int] = {uuid: partition for partition, uuid in enumerate(uuids)}
         deadlines = dict.fromkeys(waiting.values(), begin + timeout_seconds)
-        asked = begin
         while waiting:
-            message = consumer.poll(0.2)
-            if message is not None and is_of_a_batch(message):
-                skip(consumer, settings, message)
-            elif (
-                message is not None
-                and (answer := read_answer(message))
-                and answer.uuid
-                and answer.deployment == deployment
-            ):
+            if (answer := _next_answer(consumer, settings, deployment)) is not None:
                 waiting.pop(answer.uuid, None)
-                if answer.partition in deadlines:
-                    deadlines[answer.partition] = time.monotonic() + timeout_seconds
-            if time.monotonic() > asked + PROBE_QUERY_SECONDS:
+                deadlines[answer.partition] = time.monotonic() + timeout_seconds
+            if time.monotonic() > probed + PROBE_QUERY_SECONDS:
                 if (reason := unhealthy_reason()) is not None:
                     raise CanaryError(reason)
-                asked = time.monotonic()
+                probed = time.monotonic()
             silent = sorted(number for number in waiting.values() if time.monotonic() > deadlines[number])
             if silent:
                 raise CanaryError(
@@ -109,6 +100,15 @@ def prove(
                     "(make logs SERVICE=spark-connect)"
                 )
         return uuids, time.monotonic() - begin
+
+
+def _next_answer(consumer: Consumer, settings: Settings, deployment: int) -> Answer | None:
+    """The next message, where it is an answer of this deployment; steps over what the client cannot read."""
+    message = consumer.poll(0.2)
+    if message is None or skip(consumer, settings, message) is not None:
+        return None
+    answer = read_answer(message)
+    return answer if answer and answer.uuid and answer.deployment == deployment else None
 
 
 def await_canaries(

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from flight_delays.contract import REQUEST_TOPIC
 from flight_delays.errors import BrokerError, CanaryError, OvertakenError, PredictorError, sentence
@@ -146,28 +146,46 @@ class _Run:
         self.tried: Deployment | None = None
 
     def do(self, action: Action, reason: str) -> Outcome:
-        """See `reconcile`."""
-        if action is Action.STOP:
-            return self._stop(reason)
-        was_stopped = self.state.wanted is Wanted.STOPPED
-        if action is Action.RECONCILE and was_stopped:
-            self._clear_up()
-            return Outcome(Result.UNCHANGED, None, "a person stopped it; the action start ends that")
+        """The step that the table `_STEPS` names; see `reconcile`."""
+        return _STEPS[action, self.state.wanted](self, reason)
+
+    def leave_stopped(self, reason: str) -> Outcome:  # noqa: ARG002 - as the other steps
+        """Stops what a killed run left behind, and starts nothing."""
+        self._clear_up()
+        return Outcome(Result.UNCHANGED, None, "a person stopped it; the action start ends that")
+
+    def serve(self, reason: str, *, restart: bool = False) -> Outcome:
+        """Brings about that the champion serves."""
         pointer = registry.read_pointer(self.settings.models)
-        champion = pointer.champion
-        if action is not Action.RECONCILE:
-            failed = {version: failure for version, failure in self.state.failed.items() if version != champion}
-            if was_stopped or failed != self.state.failed:
-                self._change(wanted=Wanted.RUNNING, failed=failed)  # a person asks for it once more
-        if champion is None:
+        if pointer.champion is None:
             raise PredictorError(
                 "there is no model to serve yet; run the DAG agile_data_science_batch_prediction_model_training"
             )
         self._clear_up()
-        outcome = self._serve_champion(pointer, restart=action is Action.RESTART and not was_stopped, reason=reason)
-        if was_stopped and outcome.result is Result.REPAIRED:
+        return self._serve_champion(pointer, restart=restart, reason=reason)
+
+    def retry(self, reason: str) -> Outcome:
+        """The same, also where the champion failed before: a person asks for it."""
+        self._accept_request()
+        return self.serve(reason)
+
+    def restart(self, reason: str) -> Outcome:
+        """The same, with a new query in place of a healthy one, too."""
+        self._accept_request()
+        return self.serve(reason, restart=True)
+
+    def start(self, reason: str) -> Outcome:
+        """Ends a stop."""
+        outcome = self.retry(reason)
+        if outcome.result is Result.REPAIRED:
             return Outcome(Result.STARTED, outcome.deployment, reason or "was stopped", outcome.canary_seconds)
         return outcome
+
+    def _accept_request(self) -> None:
+        champion = registry.read_pointer(self.settings.models).champion
+        failed = {version: failure for version, failure in self.state.failed.items() if version != champion}
+        if self.state.wanted is Wanted.STOPPED or failed != self.state.failed:
+            self._change(wanted=Wanted.RUNNING, failed=failed)
 
     def _serve_champion(self, pointer: registry.Pointer, *, restart: bool, reason: str) -> Outcome:
         champion = str(pointer.champion)
@@ -261,7 +279,8 @@ class _Run:
             return Outcome(Result.RESTARTED, candidate, reason or "a person asked for it", seconds)
         return Outcome(Result.REPLACED, candidate, reason or f"replaces {old.version}", seconds)
 
-    def _stop(self, reason: str) -> Outcome:
+    def stop(self, reason: str) -> Outcome:
+        """Stops the query, and whatever a killed run left behind."""
         if self.state.wanted is Wanted.STOPPED and not self.state.in_progress:
             return Outcome(Result.UNCHANGED, None, "is stopped")
         serving = self.state.serving
@@ -375,3 +394,17 @@ class _Run:
 
     def _change(self, **change: Any) -> None:
         self.state = change_state(self.db, self.state, **change)
+
+
+_STEPS: Final[dict[tuple[Action, Wanted], Callable[[_Run, str], Outcome]]] = {
+    (Action.RECONCILE, Wanted.RUNNING): _Run.serve,
+    (Action.RECONCILE, Wanted.STOPPED): _Run.leave_stopped,
+    (Action.START, Wanted.RUNNING): _Run.retry,
+    (Action.START, Wanted.STOPPED): _Run.start,
+    (Action.DEPLOY, Wanted.RUNNING): _Run.retry,
+    (Action.DEPLOY, Wanted.STOPPED): _Run.start,
+    (Action.RESTART, Wanted.RUNNING): _Run.restart,
+    (Action.RESTART, Wanted.STOPPED): _Run.start,
+    (Action.STOP, Wanted.RUNNING): _Run.stop,
+    (Action.STOP, Wanted.STOPPED): _Run.stop,
+}

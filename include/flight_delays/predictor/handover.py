@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -129,7 +129,7 @@ def go_around(settings: Settings, start: Start, gaps: Iterable[Gap]) -> Start:
     stays. None is sent before a gap that was gone around already. Returns after Kafka has confirmed them all. Raises
     BrokerError.
     """
-    from confluent_kafka import Producer, TopicPartition
+    from confluent_kafka import Producer
 
     failures: list[str] = []
 
@@ -143,18 +143,8 @@ def go_around(settings: Settings, start: Start, gaps: Iterable[Gap]) -> Start:
     with reader(settings) as consumer:
         offsets = _offsets(consumer, settings, start)
         for gap in sorted(gaps, key=lambda gap: (gap.partition, gap.first)):
-            position = gap.first if gap.gone_around else offsets[gap.partition]
-            if position < gap.first:
-                consumer.assign([TopicPartition(REQUEST_TOPIC, gap.partition, position)])
-            while position < gap.first:
-                message = consumer.poll(ANSWER_SECONDS)
-                if message is not None and is_of_a_batch(message):
-                    break  # the gap itself: no request lies just before it
-                if message is None or message.error() is not None:
-                    why = "no answer" if message is None else message.error()
-                    raise BrokerError(f"Kafka does not give the requests before an unreadable one: {why}")
-                position = message.offset() + 1
-                if position <= gap.first and not _is_answered(message, start.answered):
+            for message in () if gap.gone_around else _requests_before(consumer, gap, offsets[gap.partition]):
+                if not _is_answered(message, start.answered):
                     _produce(producer, message, confirmed)
                     sent += 1
             offsets[gap.partition] = max(offsets[gap.partition], gap.last + 1)
@@ -163,6 +153,24 @@ def go_around(settings: Settings, start: Start, gaps: Iterable[Gap]) -> Start:
         raise BrokerError(f"Kafka did not take {left or len(failures)} of {sent} requests again: {failures[:1]}")
     log.warning("%d requests are on the topic again, behind unreadable batches", sent)
     return Start(offsets)
+
+
+def _requests_before(consumer: Consumer, gap: Gap, position: int) -> Iterator[Message]:
+    """The readable requests from the position to the gap. Raises BrokerError where Kafka does not give them."""
+    from confluent_kafka import TopicPartition
+
+    if position < gap.first:
+        consumer.assign([TopicPartition(REQUEST_TOPIC, gap.partition, position)])
+    while position < gap.first:
+        message = consumer.poll(ANSWER_SECONDS)
+        if message is not None and is_of_a_batch(message):
+            return  # the gap itself: no request lies just before it
+        if message is None or message.error() is not None:
+            why = "no answer" if message is None else message.error()
+            raise BrokerError(f"Kafka does not give the requests before an unreadable one: {why}")
+        position = message.offset() + 1
+        if position <= gap.first:
+            yield message
 
 
 def _is_answered(request: Message, answered: Mapping[Place, int]) -> bool:
@@ -233,36 +241,41 @@ def committed(checkpoint: Path) -> tuple[Offsets, float] | None:
 
 def _answered(consumer: Consumer, settings: Settings, since: float, topic_since: int) -> dict[Place, int]:
     """The requests answered or rejected since then, as far as read in time, each with its last answer's timestamp."""
-    from confluent_kafka import TopicPartition
-
     deadline = time.monotonic() + READ_ANSWERS_SECONDS
-    moment, latest = int((since - CLOCK_SKEW_SECONDS) * 1000), int((time.time() - ON_DISK_SECONDS) * 1000)
-    places = [place for topic in PLACES for place in partitions_of(consumer, settings, topic)]
-    wanted = [TopicPartition(place.topic, place.partition, moment) for place in places]
-    begins = [place for place in consumer.offsets_for_times(wanted, timeout=ANSWER_SECONDS) if place.offset >= 0]
-    end = {
-        (place.topic, place.partition): consumer.get_watermark_offsets(place, timeout=ANSWER_SECONDS)[1]
-        for place in begins
-    }
-    consumer.assign(begins)
+    latest = int((time.time() - ON_DISK_SECONDS) * 1000)
+    last_offsets = _assign_since(consumer, settings, since)
     found: dict[Place, int] = {}
-    left = {(place.topic, place.partition) for place in begins if place.offset < end[place.topic, place.partition]}
-    while left and time.monotonic() < deadline:
+    while last_offsets and time.monotonic() < deadline:
         for message in consumer.consume(1000, 0.1):
-            last = message.offset()
+            offset, (_, timestamp) = message.offset(), message.timestamp()
             if message.error() is not None:
                 if (skipped := skip(consumer, settings, message)) is None:
                     continue
-                last = skipped.last
-            else:
-                _, timestamp = message.timestamp()
-                answer = read_answer(message)
-                if timestamp <= latest and answer and answer.place and (answer.deployment or 0) >= topic_since:
-                    found[answer.place] = max(timestamp, found.get(answer.place, 0))
+                offset = skipped.last
+            elif (place := _place(message, topic_since)) is not None and timestamp <= latest:
+                found[place] = max(timestamp, found.get(place, 0))
             source = message.topic(), message.partition()
-            if last >= end[source] - 1:
-                left.discard(source)
+            if offset >= last_offsets.get(source, 0):
+                last_offsets.pop(source, None)
     return found
+
+
+def _place(message: Message, topic_since: int) -> Place | None:
+    answer = read_answer(message)
+    return answer.place if answer and answer.deployment >= topic_since else None
+
+
+def _assign_since(consumer: Consumer, settings: Settings, since: float) -> dict[tuple[str, int], int]:
+    """Assigns all answers since then; returns the last offset of each partition that has any."""
+    from confluent_kafka import TopicPartition
+
+    moment = int((since - CLOCK_SKEW_SECONDS) * 1000)
+    places = [place for topic in PLACES for place in partitions_of(consumer, settings, topic)]
+    wanted = [TopicPartition(place.topic, place.partition, moment) for place in places]
+    begins = [place for place in consumer.offsets_for_times(wanted, timeout=ANSWER_SECONDS) if place.offset >= 0]
+    ends = {place: consumer.get_watermark_offsets(place, timeout=ANSWER_SECONDS)[1] for place in begins}
+    consumer.assign(begins)
+    return {(place.topic, place.partition): end - 1 for place, end in ends.items() if place.offset < end}
 
 
 def _still_answered(settings: Settings, answered: Mapping[Place, int], places: Collection[Place]) -> set[Place]:

@@ -262,20 +262,27 @@ def _first_unanswered(
 
     Only answers that can be those of the topic of now count: of a deployment that reads it, to a request that is there.
     """
-    answered: dict[int, int] = {}
-    for collection, documents in latest.items():
-        names = DEAD_LETTER_PLACE if collection is Collection.REJECTED else ANSWER_PLACE
-        for document in documents:
-            partition, offset = (document.get(name, -1) for name in names)
-            ours = document.get("topic", REQUEST_TOPIC) == REQUEST_TOPIC  # what the sink set aside names another
-            of_now = document.get("Deployment", 0) >= state.topic_since and offset < requests.get(partition, (0, 0))[1]
-            if ours and of_now:
-                answered[partition] = max(offset, answered.get(partition, -1))
+    answered = _highest_answered(requests, latest, state)
     first = {partition: max(low, answered.get(partition, -1) + 1) for partition, (low, _) in requests.items()}
     for gap in sorted(state.gaps, key=lambda gap: gap.first):
         if gap.first <= first.get(gap.partition, -1) <= gap.last:
             first[gap.partition] = gap.last + 1
     return {partition: offset for partition, offset in first.items() if offset < requests[partition][1]}
+
+
+def _highest_answered(
+    requests: dict[int, tuple[int, int]], latest: dict[Collection, list[dict[str, Any]]], state: State
+) -> dict[int, int]:
+    answered: dict[int, int] = {}
+    for collection, documents in latest.items():
+        names = DEAD_LETTER_PLACE if collection is Collection.REJECTED else ANSWER_PLACE
+        for document in documents:
+            partition, offset = (document.get(name, -1) for name in names)
+            ours = document.get("topic", REQUEST_TOPIC) == REQUEST_TOPIC  # what the sink rejected names another topic
+            of_now = document.get("Deployment", 0) >= state.topic_since and offset < requests.get(partition, (0, 0))[1]
+            if ours and of_now:
+                answered[partition] = max(offset, answered.get(partition, -1))
+    return answered
 
 
 def _oldest(settings: Settings, places: dict[int, int]) -> dt.datetime | None:

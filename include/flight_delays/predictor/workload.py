@@ -52,7 +52,8 @@ class Answer:
     partition: int
     offset: int | None
     uuid: str | None
-    deployment: int | None
+    deployment: int
+    """0 where the message names none."""
 
     @property
     def place(self) -> tuple[int, int] | None:
@@ -85,16 +86,12 @@ def read_answer(message: Message) -> Answer | None:
         return None
     fields = read_fields(message.value())
     partition_field, offset_field = PLACES.get(message.topic(), ANSWER_PLACE)
-    partition, offset, deployment = (fields.get(name) for name in (partition_field, offset_field, "Deployment"))
-    uuid = fields.get("UUID")
-    if type(partition) is not int:
+    partition, deployment = fields.get(partition_field), fields.get("Deployment", 0)
+    offset, uuid = fields.get(offset_field), fields.get("UUID")
+    if type(partition) is not int or type(deployment) is not int:
         return None
-    return Answer(
-        partition=partition,
-        offset=offset if type(offset) is int else None,
-        uuid=uuid if type(uuid) is str else None,
-        deployment=deployment if type(deployment) is int else None if "Deployment" in fields else 0,
-    )
+    offset, uuid = offset if type(offset) is int else None, uuid if type(uuid) is str else None
+    return Answer(partition=partition, offset=offset, uuid=uuid, deployment=deployment)
 
 
 def canary_id(uuid: str, deployment: int) -> str:

@@ -23,7 +23,7 @@ from pymongo.database import Database
 from flight_delays.contract import TOPICS
 from flight_delays.errors import BrokerError
 from flight_delays.infra.kafka import ends
-from flight_delays.infra.mongo import connect
+from flight_delays.infra.mongo import connect, ensure_indexes
 from flight_delays.settings import LOOPBACK, PROJECT, Settings
 from stack import artifacts
 from stack.secrets import Secrets, load_secrets
@@ -245,7 +245,7 @@ def mongo(stack: Stack) -> Iterator[Database[dict[str, Any]]]:
     database = connect(stack.settings, connectTimeoutMS=20_000, serverSelectionTimeoutMS=20_000)
     for name in database.list_collection_names():
         database[name].delete_many({})
-    mongo.ensure_indexes(database)
+    ensure_indexes(database)
     yield database
     database.client.close()
 

@@ -34,9 +34,9 @@ from flight_delays.data.sources.nycflights13 import NycFlights13
 from flight_delays.infra import mongo
 from flight_delays.infra.topics import ensure_topics
 from flight_delays.model import promotion, registry
-from flight_delays.predictor import canary
 from flight_delays.predictor.control import reconcile
 from flight_delays.predictor.state import read_state
+from flight_delays.predictor.workload import CANARY
 from flight_delays.settings import PROJECT, Settings, get_settings
 from stack.secrets import load_secrets
 from stack.services import BIN, services, spark_environment
@@ -92,7 +92,7 @@ def live(settings: Settings, supervisor: Supervisor, scratch: Path) -> dict[str,
     reconcile(settings)
 
     web = httpx.Client(base_url=settings.web_url, timeout=40)
-    form = {name: value for name, value in canary.FLIGHT.items() if name != "Distance"}
+    form = {name: value for name, value in CANARY.items() if name != "Distance"}
     answered = [web.post(PLACE, json=form | {"DepDelay": delay}).json()["id"] for delay in (-10, 0, 5, 25, 180)]
     answered.append(str(uuid4()))
     producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})

@@ -16,9 +16,10 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from flight_delays.contract import CLIENT_ID, REQUEST_TOPIC, DagId
 from flight_delays.errors import PredictorError
 from flight_delays.infra import mongo
-from flight_delays.predictor import canary, engine
+from flight_delays.predictor import engine
 from flight_delays.predictor.handover import committed
 from flight_delays.predictor.state import Deployment, Wanted, read_state
+from flight_delays.predictor.workload import CANARY
 from flight_delays.settings import Settings
 from stack.airflow_api import ACTIVE, AirflowApi
 from tests.conftest import Stack
@@ -54,7 +55,7 @@ def servers(stack: Stack) -> dict[str, str]:
 def flight(**changes: Any) -> dict[str, Any]:
     """A valid request, as an old client would put it on the topic."""
     now = dt.datetime.now(dt.UTC).isoformat()
-    return {"UUID": str(uuid4()), "Timestamp": now, **canary.FLIGHT, "DayOfWeek": 0} | changes
+    return {"UUID": str(uuid4()), "Timestamp": now, **CANARY, "DayOfWeek": 0} | changes
 
 
 def put(line: Stack, *messages: bytes | None, **more: Any) -> list[tuple[int, int]]:

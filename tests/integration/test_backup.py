@@ -19,9 +19,9 @@ from flight_delays.answers.store import last_predictions
 from flight_delays.contract import REQUEST_TOPIC, Collection
 from flight_delays.data import records
 from flight_delays.model import registry
-from flight_delays.predictor import canary
 from flight_delays.predictor.control import Result, reconcile
 from flight_delays.predictor.state import read_state
+from flight_delays.predictor.workload import CANARY
 from stack import backup, console, state
 from stack.secrets import load_secrets
 from stack.steps import StepFailedError
@@ -100,7 +100,7 @@ def test_a_backup_brings_everything_back(old: Stack, tmp_path: Path) -> None:
         assert answer["prediction"]["ModelVersion"] == EXPECTED["champion"]
         # an old request that comes once more: the answer that could be read stays
         uuid, known = next(iter(EXPECTED["answers"].items()))
-        again = canary.FLIGHT | {"UUID": uuid, "Timestamp": "2026-01-01T00:00:00Z", "DepDelay": 300.0}
+        again = CANARY | {"UUID": uuid, "Timestamp": "2026-01-01T00:00:00Z", "DepDelay": 300.0}
         stack.answered_by_the_query(REQUEST_TOPIC, uuid, again)
         assert httpx.get(f"{stack.web_url}{RESPONSE}{uuid}").json() == known
         # messages that stand where rejected ones of the old Kafka stood

@@ -15,7 +15,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from flight_delays.contract import MAX_MESSAGE_BYTES
-from flight_delays.predictor import handover
+from flight_delays.predictor import handover, workload
 from flight_delays.predictor.state import Gap
 from tests.conftest import Stack
 from tests.integration.line import compressed, create_topic, messages_on, put_bomb, until
@@ -31,9 +31,10 @@ def put(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Put:
     """Puts a message on partition 0 of "request", "answer" or "dead", that many seconds ago."""
     servers = {"bootstrap.servers": stack.settings.kafka_bootstrap}
     names = {kind: create_topic(stack, kind) for kind in ("request", "answer", "dead")}
-    places = dict(zip((names["answer"], names["dead"]), handover._PLACES.values(), strict=True))
+    places = dict(zip((names["answer"], names["dead"]), workload.PLACES.values(), strict=True))
     monkeypatch.setattr(handover, "REQUEST_TOPIC", names["request"])
-    monkeypatch.setattr(handover, "_PLACES", places)
+    for module in (handover, workload):
+        monkeypatch.setattr(module, "PLACES", places)
     producer = Producer(servers)
 
     def now(kind: str, value: object, ago: float) -> None:
@@ -158,7 +159,7 @@ def test_requests_that_are_left_are_sent_again_while_retention_removes_others(
         for number in range(5):
             put("request", {"number": number}, MINUTE)
         put_bomb(stack, topic)
-    gaps, bounds = gaps_from(stack, handover.Start()), handover._bounds
+    gaps, bounds = gaps_from(stack, handover.Start()), handover.bounds
 
     def before_retention(*arguments: Any) -> dict[int, tuple[int, int]]:
         found = bounds(*arguments)
@@ -167,7 +168,7 @@ def test_requests_that_are_left_are_sent_again_while_retention_removes_others(
         put("request", {"number": 99}, 0)
         return found
 
-    monkeypatch.setattr(handover, "_bounds", before_retention)
+    monkeypatch.setattr(handover, "bounds", before_retention)
     handover.go_around(stack.settings, handover.Start(), gaps)
     assert [number for number in numbers(stack, 6) if number != 99] == [2, 3, 4]
 

@@ -25,9 +25,10 @@ from flight_delays.data.records import Manifest
 from flight_delays.infra import mongo
 from flight_delays.infra.kafka import partition_of
 from flight_delays.model import registry
-from flight_delays.predictor import canary, engine
+from flight_delays.predictor import engine
 from flight_delays.predictor.events import Event, Kind, last_events
 from flight_delays.predictor.state import State, read_state
+from flight_delays.predictor.workload import CANARY
 from flight_delays.settings import LOOPBACK, PROJECT
 from stack import artifacts, console
 from stack.airflow_api import ACTIVE, AirflowApi
@@ -47,7 +48,7 @@ def generation(line: Stack) -> int:
 
 
 def test_a_flight_from_the_form_is_predicted(line: Stack) -> None:
-    form = {name: value for name, value in canary.FLIGHT.items() if name != "Distance"} | {"Carrier": "ua"}
+    form = {name: value for name, value in CANARY.items() if name != "Distance"} | {"Carrier": "ua"}
     accepted = httpx.post(line.web_url + SUBMIT, data=form)
     assert accepted.status_code == 202
     uuid = accepted.json()["id"]
@@ -264,7 +265,7 @@ def _settled(line: Stack) -> State | None:
 
 
 def _form() -> dict[str, Any]:
-    return {name: value for name, value in canary.FLIGHT.items() if name != "Distance"}
+    return {name: value for name, value in CANARY.items() if name != "Distance"}
 
 
 def _last(line: Stack) -> Event:

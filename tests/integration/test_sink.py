@@ -22,8 +22,8 @@ from pymongo.database import Database
 from flight_delays.answers.sink import GROUP, Entry, check, entry, store
 from flight_delays.answers.store import find_answer
 from flight_delays.contract import CLIENT_ID, DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC, Collection, Reason
-from flight_delays.infra.mongo import find_canary
 from flight_delays.infra.topics import ensure_topics
+from flight_delays.predictor.workload import find_canary
 from flight_delays.settings import Settings
 from tests.conftest import Stack
 from tests.integration.line import compressed, put_bomb

@@ -12,9 +12,10 @@ import pytest
 from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
-from flight_delays.answers.store import find_answer, last_predictions
+from flight_delays.answers.store import expire_canaries, find_answer, last_predictions
 from flight_delays.contract import Collection
-from flight_delays.infra.mongo import canary_id, connect, ensure_indexes, expire_canaries, find_canary
+from flight_delays.infra.mongo import connect, ensure_indexes
+from flight_delays.predictor.workload import canary_id, find_canary
 from flight_delays.settings import Settings
 from tests.conftest import Stack
 

@@ -248,13 +248,13 @@ def test_models_are_swapped_to_and_fro_under_traffic_in_both_modes(
 
 
 def test_a_new_query_answers_nothing_again(engines: Stack, versions: tuple[str, str]) -> None:
-    def ends() -> int:
+    def ends_of_answers() -> int:
         return sum(sum(ends(engines.settings, topic)) for topic in (RESPONSE_TOPIC, DEAD_LETTER_TOPIC))
 
-    before = ends()
+    before = ends_of_answers()
     flights = [flight() for _ in range(300)]
     put(engines, *(json.dumps(each).encode() for each in flights), *[b"{"] * 30)
-    until(lambda: ends() >= before + 330, 60, "all answers")
+    until(lambda: ends_of_answers() >= before + 330, 60, "all answers")
     time.sleep(timeouts.ON_DISK_SECONDS)
     for version in (versions[1], versions[0]):  # neither commits a batch meanwhile
         assert reconcile(engines.settings, Action.DEPLOY, version).result is Result.REPLACED

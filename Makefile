@@ -79,15 +79,15 @@ scale: ## measure 0.3 to 5.7 million flights, from zip files to a model; writes 
 schemas: .venv ## write the messages' JSON Schemas into docs/schemas
 	@.venv/bin/python -m flight_delays.schemas docs/schemas
 
-lock: ## compile the locked requirements from pyproject.toml
-	.venv/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
-	  pyproject.toml -c stack/constraints.in -o requirements.txt
-	.venv/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
-	  --group pyproject.toml:dev pyproject.toml -c requirements.txt -o requirements-dev.txt
-	.venv/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
-	  -c requirements.txt docker/requirements.in -o docker/requirements.txt
-	.venv/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
-	  stack/uv.in -o stack/uv.txt
+COMPILE = .venv/bin/uv pip compile -q --universal --no-annotate --python-version 3.11
+HASHES = $(COMPILE) --no-header --generate-hashes
+
+lock: ## compile requirements.txt (direct pins) and the locks with hashes from pyproject.toml
+	$(HASHES) pyproject.toml -c stack/constraints.in -o requirements.lock
+	$(HASHES) --group pyproject.toml:dev pyproject.toml -c requirements.lock -o requirements-dev.lock
+	$(HASHES) -c requirements.lock docker/requirements.in -o docker/requirements.lock
+	$(HASHES) stack/uv.in -o stack/uv.txt
+	$(COMPILE) --custom-compile-command "make lock" --no-deps --no-strip-extras pyproject.toml -c requirements.lock -o requirements.txt
 
 .venv:
 	@echo "There is no virtual environment yet: run make up" && exit 1

@@ -22,7 +22,7 @@ from stack.steps import Step, StepFailedError, explain, step  # noqa: E402 - the
 VENV = PROJECT / ".venv"
 PYTHON = VENV / "bin" / "python"
 JDK_VERSIONS = (17, 21)
-REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
+REQUIREMENTS = ("requirements.lock", "requirements-dev.lock")
 
 
 NETWORK = (
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
         with step("JDK") as current:
             current.result = f"{find_jdk(current)}, {shutil.which('java')}"
         with step("Python packages", hint=NETWORK) as current:
-            install("requirements-dev.txt" if dev else "requirements.txt", current)
+            install("requirements-dev.lock" if dev else "requirements.lock", current)
     except StepFailedError as error:
         raise SystemExit(explain(error)) from None
     except KeyboardInterrupt:

@@ -25,7 +25,7 @@ MIGRATIONS: tuple[Callable[[Settings], None], ...] = ()
 UNFINISHED_RESTORE = ".restore"
 """A file in the home: a restore is moving the state in, or was cut off while it did."""
 
-_CODE = ("include", "plugins", "spark_jobs", "stack", "webapp", "requirements.txt")
+_CODE = ("include", "plugins", "spark_jobs", "stack", "webapp", "requirements.lock")
 
 
 def found_format(settings: Settings) -> int | None:

@@ -50,13 +50,13 @@ def commands(monkeypatch: pytest.MonkeyPatch, *, fail_at: str = "\0") -> list[st
 
 def remakes(monkeypatch: pytest.MonkeyPatch) -> bool:
     ran = commands(monkeypatch)
-    bootstrap.install("requirements.txt", Step("packages"))
+    bootstrap.install("requirements.lock", Step("packages"))
     return any("-m venv --clear" in command for command in ran)
 
 
 def test_a_whole_environment_is_left_alone(venv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = commands(monkeypatch)
-    bootstrap.install("requirements.txt", Step("packages"))
+    bootstrap.install("requirements.lock", Step("packages"))
     assert ran == []
 
 
@@ -87,7 +87,7 @@ def test_an_install_that_was_killed_is_done_again_even_back_on_the_old_lock(
     monkeypatch.setattr(bootstrap, "_wanted", lambda name: f"new {name}")
     ran = commands(monkeypatch, fail_at="--require-hashes --compile-bytecode")
     with pytest.raises(StepFailedError):
-        bootstrap.install("requirements.txt", Step("packages"))
+        bootstrap.install("requirements.lock", Step("packages"))
     assert not any("venv --clear" in command for command in ran)
     for wanted in (bootstrap._wanted, old):
         monkeypatch.setattr(bootstrap, "_wanted", wanted)

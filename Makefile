@@ -76,8 +76,8 @@ scale: ## measure 0.3 to 5.7 million flights, from zip files to a model; writes 
 	@$(PYTHON) stack/bootstrap.py --dev
 	@.venv/bin/python -m bench.scale $(SCALE)
 
-schemas: .venv ## write the messages' JSON Schemas into docs/schemas
-	@.venv/bin/python -m flight_delays.schemas docs/schemas
+schemas: .venv ## write docs/schemas (the messages' JSON Schemas) and docs/settings.md
+	@.venv/bin/python -m flight_delays.schemas docs
 
 COMPILE = .venv/bin/uv pip compile -q --universal --no-annotate --python-version 3.11
 HASHES = $(COMPILE) --no-header --generate-hashes

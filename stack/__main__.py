@@ -98,7 +98,7 @@ def main() -> None:  # noqa: PLR0912, PLR0915 - one branch a command
                 environment = inherited_environment() | airflow_environment(settings, load_secrets(settings))
                 os.execve(BIN / "airflow", ["airflow", *options.rest], environment)
     except SettingsError as error:
-        sys.exit(f"Settings that cannot be (README, Settings):\n{error}")
+        sys.exit(f"Settings that are not accepted (see docs/settings.md):\n{error}")
     except StepFailedError as error:
         sys.exit(explain(error))
     except (PyMongoError, KafkaException) as error:

@@ -1,4 +1,7 @@
-"""The contract's messages as JSON Schemas, for other languages: `python -m flight_delays.schemas docs/schemas`."""
+"""Writes what docs/ shows of the code: the contract's messages as JSON Schemas, and the settings as a table.
+
+`python -m flight_delays.schemas docs` writes docs/schemas/ and docs/settings.md.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any, Final
 from pydantic.json_schema import GenerateJsonSchema
 
 from flight_delays.contract import DeadLetter, Message, Pair, Request, Response
+from flight_delays.settings import PROJECT, Settings, variable_of
 
 MODELS: Final[dict[str, type[Message]]] = {
     "request": Request,
@@ -35,14 +39,35 @@ def schema(name: str) -> dict[str, Any]:
     }
 
 
-def write(folder: Path) -> list[Path]:
-    """Writes all schemas as `<name>.schema.json` and returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name in MODELS:
-        paths.append(folder / f"{name}.schema.json")
-        paths[-1].write_text(json.dumps(schema(name), indent=2) + "\n")
-    return paths
+def settings_page() -> str:
+    """All settings as Markdown: variable, default and description."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = field.default.relative_to(PROJECT) if isinstance(field.default, Path) else field.default
+        shown = json.dumps(default) if isinstance(default, bool) else str(default)
+        rows.append(f"| `{variable_of(name)}` | {shown and f'`{shown}`'} | {field.description} |")
+    return "\n".join([_SETTINGS, *rows, ""])
+
+
+_SETTINGS = """# Settings
+
+Every process reads its settings from environment variables when it starts. It refuses an unknown `FLIGHTS_` variable
+and a value that is not accepted. `make schemas` writes this page from `include/flight_delays/settings.py`.
+
+The ports are those before `FLIGHTS_PORT_OFFSET` is added. All are on loopback; `FLIGHTS_WEB_BIND` moves the web app's.
+
+| variable | default | meaning |
+|---|---|---|"""
+
+
+def write(docs: Path) -> list[Path]:
+    """Writes all schemas as `schemas/<name>.schema.json`, and `settings.md`; returns their paths."""
+    (docs / "schemas").mkdir(parents=True, exist_ok=True)
+    texts = {f"schemas/{name}.schema.json": json.dumps(schema(name), indent=2) + "\n" for name in MODELS}
+    texts["settings.md"] = settings_page()
+    for name, text in texts.items():
+        (docs / name).write_text(text)
+    return [docs / name for name in texts]
 
 
 if __name__ == "__main__":

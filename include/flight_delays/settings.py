@@ -2,7 +2,7 @@
 
 A setting is a field of `Settings`; its variable is `FLIGHTS_` and the field's name in capitals (`FLIGHTS_HOME`,
 `FLIGHTS_PORT_WEB`), but for `MONGO_URI` and `MLFLOW_TRACKING_URI`, which keep the names that other tools
-use.
+use. `make schemas` writes docs/settings.md from the fields.
 """
 
 from __future__ import annotations
@@ -68,109 +68,166 @@ class Settings(BaseSettings):
     home: Path = Field(default=PROJECT / "var", description="Folder of all state")
     # Above, MongoDB's port would be among those from which Linux makes outgoing connections (32768 and up): while a
     # service restarts, a client that looks for it there would sooner or later take its port, and hold it.
-    port_offset: int = Field(default=0, ge=0, le=5_700, description="Added to every port below")
+    port_offset: int = Field(
+        default=0, ge=0, le=5_700, description="Number added to every port, so that two stacks can run side by side"
+    )
 
-    web_bind: str = Field(default=LOOPBACK, description="Address on which the web app listens")
+    web_bind: str = Field(
+        default=LOOPBACK, description="Address on which the web app listens; `0.0.0.0` or `::` for all addresses"
+    )
     web_hosts: str = Field(
         default="",
-        description="Names, besides localhost, by which browsers reach the web app: name,.domain",
+        description="Host names, besides `localhost`, by which browsers reach the web app, e.g. a proxy's: "
+        "`flights.example,.cloudshell.dev` (`.name`: the domain and all below it). The web app refuses other names. "
+        "Addresses need no entry",
     )
-    port_web: int = Field(default=5000, description="Web app")
-    port_airflow: int = Field(default=9090, description="Airflow's UI and API")
-    port_airflow_execution: int = Field(default=9091, description="Airflow's API for its tasks")
-    port_spark_ui: int = Field(default=8080, description="Spark UI of the Spark Connect server")
-    port_kafka: int = Field(default=9092, description="Kafka")
-    port_kafka_controller: int = Field(default=9093, description="Kafka's KRaft controller")
-    port_mongo: int = Field(default=27017, description="MongoDB")
-    port_spark_connect: int = Field(default=15002, description="Spark Connect")
-    port_supervisor: int = Field(default=9001, description="Process manager")
+    port_web: int = Field(default=5000, description="Port of the web app")
+    port_airflow: int = Field(default=9090, description="Port of Airflow's UI and API")
+    port_airflow_execution: int = Field(default=9091, description="Port of Airflow's API for its tasks")
+    port_spark_ui: int = Field(default=8080, description="Port of the Spark UI of the Spark Connect server")
+    port_kafka: int = Field(default=9092, description="Port of Kafka")
+    port_kafka_controller: int = Field(default=9093, description="Port of Kafka's KRaft controller")
+    port_mongo: int = Field(default=27017, description="Port of MongoDB")
+    port_spark_connect: int = Field(default=15002, description="Port of Spark Connect")
+    port_supervisor: int = Field(default=9001, description="Port of the process manager")
 
-    kafka_bootstrap: str = Field(default="", description="Kafka brokers; default: the embedded one")
+    kafka_bootstrap: str = Field(
+        default="", description="Kafka brokers, `host:port`, separated by commas; empty: the embedded broker"
+    )
     mongo_uri: str = Field(
         default="",
         validation_alias=AliasChoices("MONGO_URI", "mongo_uri"),
-        description="MongoDB; default: the embedded one",
+        description="URI of your MongoDB; empty: a `mongod` on the PATH, else the embedded server",
     )
     spark_connect_url: str = Field(
-        default="", description="Spark Connect server, sc://host:port; default: the embedded one"
+        default="", description="Spark Connect server, `sc://host:port`; empty: the embedded server"
     )
-    spark_ui_url: str = Field(default="", description="Spark UI, http://host:port; default: the embedded one")
-    spark_master: str = Field(default="local[2]", description="Master of batch jobs (training)")
-    spark_driver_memory: str = Field(default="2g", description="Heap of a batch job's driver")
+    spark_ui_url: str = Field(
+        default="", description="Spark UI to which links lead, `http://host:port`; empty: the embedded server's"
+    )
+    spark_master: str = Field(default="local[2]", description="Spark master of the training job")
+    spark_driver_memory: str = Field(default="2g", description="Heap of the training job's driver")
 
     max_calibration_error: float = Field(
-        default=0.03, gt=0, le=1, description="A model whose calibration error on the holdout is above does not serve"
+        default=0.03,
+        gt=0,
+        le=1,
+        description="Maximum calibration error on the holdout; a new model above it is not promoted",
     )
-    require_approval: bool = Field(default=False, description="A person approves each new model, in Airflow's UI")
-    approval_hours: float = Field(default=72, gt=0, description="Without an answer for so long, it is a no")
+    require_approval: bool = Field(
+        default=False, description='Whether a person approves each new model in Airflow ("Required Actions")'
+    )
+    approval_hours: float = Field(
+        default=72, gt=0, description="Timeout for the approval in hours; a model without an answer is not promoted"
+    )
 
     notify_email: str = Field(
-        default="", description="Who gets a mail when a task has failed for good, name@host; default: nobody"
+        default="", description="Address that gets a mail when a task has failed for good; empty: no mail"
     )
-    notify_from: str = Field(default="airflow@localhost", description="From whom that mail comes")
+    notify_from: str = Field(default="airflow@localhost", description="Sender of that mail")
     smtp_url: str = Field(
-        default="smtp://127.0.0.1:25", description="Mail server, smtp:// or (TLS) smtps://, with login"
+        default="smtp://127.0.0.1:25",
+        description="Mail server: `smtp://host:port`, or with TLS `smtps://user:password@host:port`",
     )
 
     mlflow_tracking_uri: str = Field(
         default="",
         validation_alias=AliasChoices("MLFLOW_TRACKING_URI", "mlflow_tracking_uri"),
-        description="MLflow server that gets a copy of runs and versions; default: none",
+        description="MLflow server that gets a copy of runs, versions and verdicts; needs "
+        "`.venv/bin/uv pip install --group mlflow -c requirements-dev.lock`; empty: no copy",
     )
 
-    topic_partitions: int = Field(default=2, ge=1, le=64, description="Partitions of each topic")
-    topic_retention_days: float = Field(default=7, gt=0, description="How long Kafka keeps messages")
-    topic_replication: int = Field(default=1, ge=1, description="Replicas of each topic")
+    topic_partitions: int = Field(
+        default=2, ge=1, le=64, description="Number of partitions of each topic, used when the topic is created"
+    )
+    topic_retention_days: float = Field(
+        default=7, gt=0, description="Retention of messages on Kafka in days, used when the topic is created"
+    )
+    topic_replication: int = Field(default=1, ge=1, description="Replication factor of each topic")
 
-    bts_url: str = Field(default=BTS_URL, description="Monthly On-Time files: URL or path with {year} and {month}")
+    bts_url: str = Field(
+        default=BTS_URL, description="Monthly files of the source `bts`: URL or path with `{year}` and `{month}`"
+    )
     max_month_shift: float = Field(
         default=0.3,
         gt=0,
         le=1,
-        description="A month whose distributions are further from the month before is held back",
+        description="Maximum distance (0..1) of a month's distributions from the month before; a month above it is "
+        "held back",
     )
     min_month_rows: float = Field(
-        default=0.5, ge=0, le=1, description="A month with a smaller share of the month before's rows is held back"
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Minimum rows of a month, as a share of the month before; a month below it is held back",
     )
 
-    trigger: Literal["realtime", "microbatch"] = Field(default="realtime", description="Mode of the streaming query")
+    trigger: Literal["realtime", "microbatch"] = Field(
+        default="realtime",
+        description="Mode of the streaming query: `realtime`, or `microbatch`, Spark's classic mode",
+    )
     realtime_batch_seconds: int = Field(
         default=300,
         ge=5,
-        description="Length of a real-time batch; at its end Spark writes its checkpoint, and requests wait",
+        description="Length of a real-time batch in seconds; at its end Spark writes its checkpoint, and requests wait "
+        "half a second",
     )
-    canary_timeout_seconds: float = Field(default=90, gt=0, description="A canary must be back within this time")
-    canary_retention_hours: float = Field(default=24, gt=0, description="How long canaries are kept")
+    canary_timeout_seconds: float = Field(default=90, gt=0, description="Timeout for a canary's answer in seconds")
+    canary_retention_hours: float = Field(default=24, gt=0, description="Retention of canaries in hours")
 
-    web_workers: int = Field(default=1, ge=1, description="Processes of the web app")
-    web_threads: int = Field(default=64, ge=4, description="Threads of each; long polls may hold 3/4")
+    web_workers: int = Field(default=1, ge=1, description="Number of processes of the web app")
+    web_threads: int = Field(
+        default=64, ge=4, description="Number of threads of each process; long polls hold three quarters at most"
+    )
     min_free_disk_mib: int = Field(
         default=512,
         ge=0,
-        description="Flights are refused while less is free on the disk of the state (of a small one, 5 %)",
+        description="Minimum free space in MiB on the disks of the state, Kafka and MongoDB (on a disk below 10 GiB: "
+        "5 %); below it the web app answers 503 (`disk_full`); 0: no minimum",
     )
-    web_rate_limit: str = Field(default="", description="Flights a client may submit, such as 30/minute; default: any")
+    web_rate_limit: str = Field(
+        default="",
+        description="Maximum number of flights that one client may submit, e.g. `30/minute`; above it the web app "
+        "answers 429; empty: no limit. A client is the address at the other end of the connection: behind a proxy or "
+        "Docker's port forwarding, all clients may share one address. Each process counts alone: with two processes, "
+        "up to twice as many flights pass",
+    )
 
-    sink_batch_size: int = Field(default=500, ge=1, description="Most messages the sink writes at once")
+    sink_batch_size: int = Field(default=500, ge=1, description="Maximum number of messages in one write of the sink")
     sink_commit_delay_seconds: float = Field(
         default=3,
         ge=0,
-        description="Offsets are committed so long after the write, when the store has it on disk",
+        description="Delay in seconds between the sink's write and its commit of the offsets; the store needs this "
+        "time to write to disk",
     )
-    ivy_settings: str = Field(default="", description="Ivy settings file for a proxy or a mirror of Maven Central")
+    ivy_settings: str = Field(
+        default="", description="Ivy settings file for a mirror of Maven Central, or for a proxy with a password"
+    )
 
-    answer_retention_days: float = Field(default=90, gt=0, description="How long answers are kept")
-    drift_alarm: float = Field(default=0, ge=0, le=1, description="Distance to training that fails the drift report")
-    replay_retention_days: float = Field(default=30, gt=0, description="How long replays are kept")
-    rejected_retention_days: float = Field(default=30, gt=0, description="How long rejected messages are kept")
-    event_retention_days: float = Field(default=90, gt=0, description="How long the predictor's events are kept")
-    models_kept: int = Field(default=10, ge=1, description="Newest model versions that are kept, beside those in use")
-    checkpoint_retention_days: float = Field(
-        default=7, gt=0, description="How long the checkpoint of a deployment that was replaced is kept"
+    answer_retention_days: float = Field(default=90, gt=0, description="Retention of answers in days")
+    drift_alarm: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="Maximum distance (0..1) of requests from the training data; above it `flight_delay_drift` fails; "
+        "0: it never fails",
     )
-    download_retention_days: float = Field(default=30, gt=0, description="How long downloads are kept after their use")
-    log_retention_days: float = Field(default=14, gt=0, description="How long Airflow's logs are kept")
-    airflow_retention_days: float = Field(default=90, ge=1, description="How long Airflow's database keeps its runs")
+    replay_retention_days: float = Field(default=30, gt=0, description="Retention of replays and their scores in days")
+    rejected_retention_days: float = Field(default=30, gt=0, description="Retention of rejected messages in days")
+    event_retention_days: float = Field(default=90, gt=0, description="Retention of the predictor's events in days")
+    models_kept: int = Field(
+        default=10, ge=1, description="Number of newest model versions to keep, besides the versions in use"
+    )
+    checkpoint_retention_days: float = Field(
+        default=7, gt=0, description="Retention of a replaced deployment's checkpoint in days"
+    )
+    download_retention_days: float = Field(
+        default=30, gt=0, description="Retention of downloads in days after their last use"
+    )
+    log_retention_days: float = Field(default=14, gt=0, description="Retention of Airflow's logs in days")
+    airflow_retention_days: float = Field(
+        default=90, ge=1, description="Retention of runs in Airflow's database in days"
+    )
 
     @field_validator("web_rate_limit")
     @classmethod
@@ -214,7 +271,7 @@ class Settings(BaseSettings):
                 set_field(self, name, getattr(self, name) + self.port_offset)
         for name in ("port_web", "port_airflow", "port_spark_ui"):
             if (port := getattr(self, name)) in BROWSERS_REFUSE:
-                raise ValueError(f"{_variable(name)}: browsers refuse port {port}; choose another, or another offset")
+                raise ValueError(f"{variable_of(name)}: browsers refuse port {port}; choose another, or another offset")
         set_field(self, "kafka_bootstrap", self.kafka_bootstrap or f"{LOOPBACK}:{self.port_kafka}")
         set_field(self, "mongo_uri", self.mongo_uri or f"mongodb://{LOOPBACK}:{self.port_mongo}/")
         set_field(self, "spark_ui_url", self.spark_ui_url or f"http://{LOOPBACK}:{self.port_spark_ui}")
@@ -242,7 +299,7 @@ class Settings(BaseSettings):
         return {
             "FLIGHTS_HOME": str(self.home),
             "FLIGHTS_PORT_OFFSET": str(self.port_offset),
-            **{_variable(name): str(getattr(self, name) - self.port_offset) for name in ports},
+            **{variable_of(name): str(getattr(self, name) - self.port_offset) for name in ports},
         }
 
     @property
@@ -313,15 +370,16 @@ def get_settings() -> Settings:
 
 def _unknown() -> Iterator[str]:
     # A typing error, which without a word would leave the default in force.
-    known = {_words(name): _variable(name) for name in Settings.model_fields}
+    known = {_words(name): variable_of(name) for name in Settings.model_fields}
     for variable in sorted(os.environ):
         if variable.upper().startswith(PREFIX) and variable.upper() not in known.values():
             meant = difflib.get_close_matches(_words(variable[len(PREFIX) :]), known, n=1)
-            hint = f"do you mean {known[meant[0]]}?" if meant else "README.md has the list"
+            hint = f"do you mean {known[meant[0]]}?" if meant else "docs/settings.md has the list"
             yield f"{variable}: no such setting; {hint}"
 
 
-def _variable(name: str) -> str:
+def variable_of(name: str) -> str:
+    """The environment variable of a setting."""
     aliased = Settings.model_fields[name].validation_alias is not None
     return name.upper() if aliased else PREFIX + name.upper()
 
@@ -333,5 +391,5 @@ def _words(name: str) -> str:
 def _problems(error: ValidationError) -> Iterator[str]:
     # Without the values: an address may hold a password.
     for problem in error.errors(include_url=False, include_input=False):
-        where = [name if name.isupper() else _variable(name) for name in map(str, problem["loc"])]
+        where = [name if name.isupper() else variable_of(name) for name in map(str, problem["loc"])]
         yield ": ".join([*where, problem["msg"].removeprefix("Value error, ")])

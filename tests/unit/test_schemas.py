@@ -1,4 +1,4 @@
-"""The published JSON Schemas say what the contract says."""
+"""The published JSON Schemas and the page of settings say what the code says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from flight_delays import schemas
+from flight_delays import schemas, settings
 from flight_delays.settings import PROJECT
 from tests.unit.test_contract import VALID
 
@@ -17,8 +17,17 @@ FOLDER = PROJECT / "docs" / "schemas"
 
 
 def test_the_files_are_up_to_date(tmp_path: Path) -> None:
-    written = {path.name: path.read_text() for path in schemas.write(tmp_path)}
-    assert {path.name: path.read_text() for path in FOLDER.iterdir()} == written, "run make schemas"
+    written = schemas.write(tmp_path)
+    assert {path.name for path in FOLDER.iterdir()} == {path.name for path in written if path.parent.name == "schemas"}
+    for path in written:
+        assert (PROJECT / "docs" / path.relative_to(tmp_path)).read_text() == path.read_text(), "run make schemas"
+
+
+def test_the_page_of_settings_explains_every_setting() -> None:
+    page = schemas.settings_page()
+    for name, field in settings.Settings.model_fields.items():
+        assert f"| `{settings.variable_of(name)}` |" in page
+        assert field.description, name
 
 
 @pytest.mark.parametrize("name", schemas.MODELS)

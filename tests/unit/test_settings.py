@@ -35,7 +35,7 @@ from flight_delays.settings import PROJECT, Settings, SettingsError, get_setting
         ("FLIGHTS_WEB_PORT", "5001", r"no such setting; do you mean FLIGHTS_PORT_WEB\?"),
         ("FLIGHTS_PORT_OFSET", "300", r"no such setting; do you mean FLIGHTS_PORT_OFFSET\?"),
         ("FLIGHTS_MONGO_URI", "mongodb://host/", r"no such setting; do you mean MONGO_URI\?"),
-        ("FLIGHTS_XYZ", "1", "no such setting; README.md has the list"),
+        ("FLIGHTS_XYZ", "1", "no such setting; docs/settings.md has the list"),
     ],
 )
 def test_a_bad_setting_is_named(variable: str, value: str, accepted: str, monkeypatch: pytest.MonkeyPatch) -> None:

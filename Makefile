@@ -52,10 +52,8 @@ predictions: .venv ## the last answers (COUNT=20 for more)
 airflow: .venv ## Airflow's own command line: make airflow ARGS="dags list"
 	@$(STACK) airflow $(ARGS)
 
-test: ## lint, types, unit, DAG, integration and browser tests
-	@$(PYTHON) stack/bootstrap.py --dev
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports && .venv/bin/mypy
-	@.venv/bin/python -m pytest -n 2 $(PYTEST)
+test: lint ## lint, types, unit, DAG, integration and browser tests; at the end the ten slowest
+	@.venv/bin/python -m pytest -n 2 --durations=10 $(PYTEST)
 
 proof: ## break a whole installation in every way, for 40 minutes; writes docs/reliability.md (PROOF="--only swapped": some)
 	@$(PYTHON) stack/bootstrap.py --dev

@@ -22,11 +22,11 @@ MODEL = asset(AssetName.MODEL)
 # With `run_immediately=False` the first unpausing starts a run at once, up to 17 h after a scheduled time.
 WEEKLY = CronTriggerTimetable("0 4 * * 1", timezone="UTC", run_immediately=dt.timedelta(minutes=1))
 PARAMS = {
-    "trees": Param(20, type="integer", minimum=1, maximum=500, description="Trees of the random forest"),
-    "depth": Param(10, type="integer", minimum=1, maximum=20, description="Levels of a tree at most"),
-    "holdout_months": Param(2, type="integer", minimum=1, maximum=12, description="Last months, kept for judging"),
-    "seed": Param(42, type="integer", minimum=0, maximum=2**31 - 1, description="Seed of the forest's chance"),
-    "force": Param(False, type="boolean", description="Promote the new model even where it is judged unfit to serve"),
+    "trees": Param(20, type="integer", minimum=1, maximum=500, description="Number of trees"),
+    "depth": Param(10, type="integer", minimum=1, maximum=20, description="Maximum tree depth"),
+    "holdout_months": Param(2, type="integer", minimum=1, maximum=12, description="Number of months in the holdout"),
+    "seed": Param(42, type="integer", minimum=0, maximum=2**31 - 1, description="Random seed"),
+    "force": Param(False, type="boolean", description="Whether to promote a model that fails the checks"),
 }
 APPROVAL = dt.timedelta(hours=SETTINGS.approval_hours if SETTINGS.require_approval else 0)
 

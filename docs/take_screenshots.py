@@ -1,4 +1,4 @@
-"""Takes the screenshots of README.md and docs/operations.md from the running stack: `.venv/bin/python docs/take_screenshots.py`.
+"""Takes the docs' screenshots from the running stack: `.venv/bin/python docs/take_screenshots.py`.
 
 Needs a Chromium on the PATH (Debian: the package chromium) and Playwright (`make lint` installs it).
 """

@@ -33,45 +33,45 @@ from stack.supervisor import Supervisor
 
 
 def status(settings: Settings) -> None:
-    """Prints processes, and how the predictor does. Raises StepFailedError where one is ill."""
+    """Prints processes and the predictor's status. Raises StepFailedError where one is unhealthy."""
     secrets = load_secrets(settings)
     supervisor = Supervisor(settings)
     if not supervisor.running():
         raise StepFailedError("the stack does not run", hint="make up")
     console = Console(highlight=False)
     table = Table(title=f"Processes of {settings.home}", title_justify="left")
-    for column in ("service", "process", "asked itself", "memory"):
+    for column in ("service", "process", "health", "memory"):
         table.add_column(column, justify="right" if column == "memory" else "left", overflow="fold")
-    states, ill = supervisor.states(), []
+    states, unhealthy = supervisor.states(), []
     for service in services(settings, secrets):
         state = states[service.name]
         try:
             service.ready(settings)
             answer = "ready"
         except Exception as error:  # noqa: BLE001 - the reason is what is shown
-            answer = f"ill: {sentence(error)}"
-            ill.append(service.name)
+            answer = f"unhealthy: {sentence(error)}"
+            unhealthy.append(service.name)
         memory = f"{_memory(state['pid']) / 2**20:.0f} MiB" if state["pid"] else ""
         process = f"{state['statename'].lower()}, {state['description']}"
         table.add_row(service.name, _text(process), _text(answer), memory)
     console.print(table)
     console.print(f"memory in all: {_memory(supervisor.pid()) / 2**20:.0f} MiB (proportional set size)")
-    ill += predictor_status(settings, console)
-    if ill:
+    unhealthy += predictor_status(settings, console)
+    if unhealthy:
         raise StepFailedError(
-            f"ill: {', '.join(ill)}", hint="make logs; a run of the DAG flight_delay_predictor repairs"
+            f"unhealthy: {', '.join(unhealthy)}", hint="make logs; a run of the DAG flight_delay_predictor repairs"
         )
 
 
 def predictor_status(settings: Settings, console: Console) -> list[str]:
-    """Prints how the predictor does; returns who is ill."""
+    """Prints the predictor's status; returns who is unhealthy."""
     found = read_status(settings)
     table = Table(title="Predictor", title_justify="left", show_header=False)
     for row in rows(found):
         table.add_row(*map(_text, row))
     console.print(table)
     if found.events:
-        table = Table("when (UTC)", "what", "took", "why", title="What happened to it", title_justify="left")
+        table = Table("time (UTC)", "event", "duration", "reason", title="Events", title_justify="left")
         for event in found.events[:5]:
             when = f"{event.At.astimezone(dt.UTC):%m-%d %H:%M:%S}"
             table.add_row(when, event.Kind.value.replace("_", " "), f"{event.Seconds:.1f} s", _text(event.Reason))

@@ -15,13 +15,13 @@ from webapp.errors import ApiError, InvalidError
 from webapp.services import ReferenceData
 
 ACCEPTED: Final = {
-    "Carrier": "the code of a known carrier, such as AA",
+    "Carrier": "the code of a known carrier, e.g. AA",
     "FlightDate": f"a date as YYYY-MM-DD, from {FIRST_DATE} to {LAST_DATE}",
     "FlightNum": "a flight number of 1 to 5 digits, e.g. 1519, or nothing",
-    "Origin": "the code of a known airport, such as ATL",
-    "Dest": "the code of a known airport other than the origin, such as SFO",
+    "Origin": "the code of a known airport, e.g. ATL",
+    "Dest": "the code of a known airport other than the origin, e.g. SFO",
     "DepDelay": f"minutes from {DELAY_MINUTES[0]:g} to {DELAY_MINUTES[1]:g}, negative for early",
-    "CRSDepTime": "the scheduled local time of departure as HHMM or HH:MM, such as 0905",
+    "CRSDepTime": "the scheduled local time of departure as HHMM or HH:MM, e.g. 0905",
 }
 
 _NUMBER: Final = re.compile(r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]+)?")
@@ -56,7 +56,7 @@ def _known_carrier(code: str, info: ValidationInfo) -> str:
 def _known_airport(code: str, info: ValidationInfo) -> str:
     known = cast(ReferenceData, info.context)
     if code not in known.airports:
-        accepted = f"the code of one of {len(known.airports)} known airports, such as ATL, JFK or SFO"
+        accepted = f"the code of one of {len(known.airports)} known airports, e.g. ATL, JFK or SFO"
         raise PydanticCustomError("unknown_airport", "{code}", {"code": code, "accepted": accepted})
     if info.field_name == "Dest" and info.data.get("Origin") == code:
         raise PydanticCustomError("same_airport", "is the origin")
@@ -85,7 +85,7 @@ RESERVED: Final = (
     - {"DayOfYear", "DayOfMonth", "DayOfWeek"}  # clients of the original may send them; they are computed anyway
     - set(FlightForm.model_fields)
 )
-"""Fields that the line sets: a person who could set `Canary` or `Replay` would get answers that nobody finds."""
+"""Fields that the pipeline sets: a person who set `Canary` or `Replay` would never find the answer."""
 
 
 def read_flight(data: Mapping[str, Any], known: ReferenceData) -> FlightForm:

@@ -88,7 +88,7 @@ def submit() -> tuple[Response, int, dict[str, str]]:
 def answer(uuid: str) -> Response:
     """What became of a flight: WAIT, OK with the prediction, or REJECTED; `?wait=SECONDS` holds WAIT back so long."""
     if not is_uuid(uuid):
-        raise ApiError(400, "malformed_uuid", "The id is no UUID such as 123e4567-e89b-12d3-a456-426614174000", "id")
+        raise ApiError(400, "malformed_uuid", "The id is not a UUID, e.g. 123e4567-e89b-12d3-a456-426614174000", "id")
     uuid = uuid.lower()
     here = services()
     found = here.waiting.wait(uuid, _wait_seconds())

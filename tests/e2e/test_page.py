@@ -114,7 +114,7 @@ def test_what_was_known_at_departure_is_told(url: str, mongo: Database[dict[str,
     page.locator("#known-example").click()
     expect(page.locator("#CRSDepTime")).to_have_value("")  # else the example would not be the example
     mongo[Collection.RESPONSES].insert_one(answer(submit(page)))
-    expect(page.locator("#context")).to_have_text("nothing more about this day")
+    expect(page.locator("#context")).to_have_text("nothing for this day")
     expect(page.locator("#flight-title")).to_have_text(re.compile("^AA 1519, ATL to SFO, December 25, 2016"))
     page.fill("#FlightNum", "")
     unnumbered = answer(submit(page)) | {"Dest": "LAX"}

@@ -55,7 +55,7 @@ function contextOf(flight) {
     known.push(`weather in ${flight.Origin}${degrees === undefined ? "" : ` (${Math.round(degrees)} °F)`}`);
   }
   if (flight.DestGain7Days !== undefined) known.push(`recent delays into ${flight.Dest}`);
-  return known.join(", ") || "nothing more about this day";
+  return known.join(", ") || "nothing for this day";
 }
 
 function show(answer, startedAt) {
@@ -77,7 +77,7 @@ function show(answer, startedAt) {
   const unseen = (answer.unseen || []).map((name) => `${UNSEEN[name] || name} ${flight[name]}`);
   byId("unseen").hidden = unseen.length === 0;
   byId("unseen").textContent =
-    `The model never saw ${unseen.join(", ")} in training: it judged by the rest, so take this with care.`;
+    `The model never saw ${unseen.join(", ")} in training: its prediction uses the other fields and is less certain.`;
   const ms = performance.now() - startedAt;
   byId("took").textContent = ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
   byId("distance").textContent = `${Math.round(flight.Distance).toLocaleString("en")} miles`;
@@ -95,7 +95,7 @@ async function poll(place, id, startedAt, signal) {
   const waited = () => performance.now() - acceptedAt;
   const tellThatNoneCame = setTimeout(() => {
     if (signal.aborted) return;
-    say("Still looking…", true);
+    say("Still waiting…", true);
     complain(
       "No prediction came within 10 seconds. The request is accepted and kept, so its answer will come when the " +
         `predictor is back; this page keeps looking. Request ${id}.`,

@@ -75,7 +75,7 @@ the load generator. {results.machine}
 
 A wait is counted from the moment at which the web app accepted the flight (202) to the moment at which its answer was
 read over HTTP (`?wait=`). The load is open: flights leave on schedule, however slow the answers are; how long after
-their scheduled time they were accepted stands beside it. Latencies are of one long run, the rest are medians where a
+their scheduled time they were accepted is next to it. Latencies are of one long run, the rest are medians where a
 range is given. Download caches: uv's and Ivy's as the machine had them.
 
 ![Distribution of the wait](images/bench-latency.png)
@@ -91,7 +91,7 @@ was sent after it; the process manager starts the process again, and the watch i
 
 ## How long a real-time batch lasts
 
-At the end of a batch Spark writes its checkpoint and starts anew: requests that come just then wait. After a crash the
+At the end of a batch Spark writes its checkpoint and starts again: requests that arrive just then wait. After a crash the
 new query goes on behind what was answered; what comes after a gap may be answered again (the first answer stays, so
 nobody sees it). Each row: 10 requests a second through a roll-over or more; then as many requests as a whole batch
 holds, kill -9 of the Spark Connect server, its restart, and `predictor.reconcile`.

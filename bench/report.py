@@ -91,9 +91,9 @@ was sent after it; the process manager starts the process again, and the watch i
 
 ## How long a real-time batch lasts
 
-At the end of a batch Spark writes its checkpoint and starts again: requests that arrive just then wait. After a crash the
-new query goes on behind what was answered; what comes after a gap may be answered again (the first answer stays, so
-nobody sees it). Each row: 10 requests a second through a roll-over or more; then as many requests as a whole batch
+At the end of a batch Spark writes its checkpoint and starts again: requests that arrive just then wait. After a crash
+the new query begins at the first request without an answer; later ones may be answered again (the first answer stays,
+so no client sees it). Each row: 10 requests a second through a roll-over or more; then as many requests as a batch
 holds, kill -9 of the Spark Connect server, its restart, and `predictor.reconcile`.
 
 | batch | p50 / p99 / longest | answered again | lost | server back after | first answer after `reconcile` |

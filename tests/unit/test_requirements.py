@@ -46,8 +46,14 @@ def test_another_lock_agrees_with_the_lock(name: str) -> None:
     other = pins(PROJECT / name)
     shared = {package for package, _, _ in other} & {package for package, _, _ in LOCKED}
     assert {pin for pin in other if pin[0] in shared} <= LOCKED, "run make lock"
-    if name == "requirements-dev.lock":
-        assert other >= LOCKED
+
+
+def test_the_development_lock_has_the_lock_and_the_development_tools() -> None:
+    groups = tomllib.loads((PROJECT / "pyproject.toml").read_text())["dependency-groups"]
+    tools = {Requirement(each).name for group in groups.values() for each in group if isinstance(each, str)}
+    developing = pins(PROJECT / "requirements-dev.lock")
+    assert developing >= LOCKED
+    assert {name for name, _, _ in developing} >= tools, "run make lock"
 
 
 def test_the_version_is_in_one_place() -> None:

@@ -55,8 +55,9 @@ airflow: .venv ## Airflow's own command line: make airflow ARGS="dags list"
 test: lint ## lint, types, unit, DAG, integration and browser tests; at the end the ten slowest
 	@.venv/bin/python -m pytest -n 2 --durations=10 $(PYTEST)
 
-proof: ## break a whole installation in every way, for 40 minutes; writes docs/reliability.md (PROOF="--only swapped": some)
+proof: ## run the slow tests, then break a whole installation in every way, for 45 minutes; writes docs/reliability.md (PROOF="--only swapped": some)
 	@$(PYTHON) stack/bootstrap.py --dev
+	@.venv/bin/python -m pytest -n 2 -m slow
 	@.venv/bin/python -m tests.proof $(PROOF)
 
 lint: ## lint and types only

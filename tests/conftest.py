@@ -268,12 +268,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The whole line as `make up` leaves it: Airflow has downloaded, trained (on half a year) and deployed."""
+    """The whole pipeline as `make up` leaves it: Airflow has downloaded three months, trained on one, and deployed."""
     settings = settings_in(tmp_path_factory.mktemp(ODD), 2_100)
     secrets = load_secrets(settings)
     supervisor = Supervisor(settings)
     try:
-        up(settings, months="2013-07..2013-12")
+        up(settings, months="2013-10..2013-12")
         yield Stack(settings, supervisor, secrets)
     finally:
         if supervisor.running():

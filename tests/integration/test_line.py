@@ -177,6 +177,7 @@ def test_maintenance_removes_nothing_that_is_in_use(line: Stack) -> None:
     check(line.settings)
 
 
+@pytest.mark.slow
 def test_airflow_takes_changes_while_tasks_run(line: Stack) -> None:
     """SQLite has one writer at a time: people's requests and the tasks' must not wait for each other in a circle."""
     api = AirflowApi(line.settings, line.secrets)
@@ -323,6 +324,7 @@ def test_a_stop_through_airflow_lasts_and_make_up_says_so(line: Stack, capsys: p
     assert "started" in shown
 
 
+@pytest.mark.slow
 def test_airflow_away_is_not_noticed_by_who_asks(line: Stack) -> None:
     """The short form; `make proof` leaves Airflow away for five minutes, under traffic."""
     before = until(lambda: _settled(line), 60, "a settled state")

@@ -75,6 +75,7 @@ def test_only_checkpoints_that_nobody_needs_go(mongo: Database[dict[str, Any]], 
     assert maintenance.prune_checkpoints(mongo, tmp_path / "missing", 7) == []
 
 
+@pytest.mark.slow
 def test_answers_are_given_while_old_ones_go(stack: Stack, mongo: Database[dict[str, Any]]) -> None:
     for _ in range(6):
         mongo[Collection.RESPONSES].insert_many(documents(500, 100))
@@ -100,6 +101,7 @@ def test_answers_are_given_while_old_ones_go(stack: Stack, mongo: Database[dict[
     assert answered >= 10, "between any two batches there is room for others"
 
 
+@pytest.mark.slow
 def test_the_embedded_servers_file_stays_bounded(stack: Stack, mongo: Database[dict[str, Any]]) -> None:
     """What comes and goes leaves no room taken, over restarts too: 3 times 15,000 documents of 0.5 kB."""
     file = stack.settings.home / "mongo" / "embedded.mv.db"

@@ -94,6 +94,7 @@ def test_an_unsorted_read_streams(many: Database[dict[str, Any]], batch_size: in
     assert sum(1 for _ in answers.aggregate([{"$match": {"Route": "ATL-SFO"}}], batchSize=batch_size)) == COUNT
 
 
+@pytest.mark.slow
 def test_many_read_at_once_and_some_give_up(many: Database[dict[str, Any]]) -> None:
     answers = many[Collection.RESPONSES]
     abandoned = [answers.find().batch_size(10) for _ in range(150)]
@@ -244,6 +245,7 @@ def test_no_dag_and_no_page_ends_it(
     assert not [problem for problem in found.problems if "MongoDB" in problem]
 
 
+@pytest.mark.slow
 def test_all_are_changed_and_deleted_by_one_command(many: Database[dict[str, Any]]) -> None:
     """The last test of the module: nothing is left. One command is refused where it does not fit, never the server."""
     answers = many[Collection.RESPONSES]

@@ -53,6 +53,7 @@ def test_each_service_is_killed_in_turn_and_two_at_once(engines: Stack, witness:
     settled(witness, engines)
 
 
+@pytest.mark.slow
 def test_each_service_falls_silent_for_a_while(engines: Stack, witness: Witness) -> None:
     for victim in ENGINES:
         before = time.monotonic()
@@ -61,6 +62,7 @@ def test_each_service_falls_silent_for_a_while(engines: Stack, witness: Witness)
     settled(witness, engines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("service", ["kafka", "mongo"])
 def test_a_disk_is_full(engines: Stack, witness: Witness, service: str) -> None:
     if not faults.can_mount():
@@ -71,6 +73,7 @@ def test_a_disk_is_full(engines: Stack, witness: Witness, service: str) -> None:
     settled(witness, engines)
 
 
+@pytest.mark.slow
 def test_the_clock_jumps(engines: Stack, witness: Witness, clock: Clock) -> None:
     try:
         for seconds in (3600, -3600, 0):
@@ -83,6 +86,7 @@ def test_the_clock_jumps(engines: Stack, witness: Witness, clock: Clock) -> None
         clock.jump(0)
 
 
+@pytest.mark.slow
 def test_everything_is_stopped_in_the_middle(engines: Stack, witness: Witness, clock: Clock) -> None:
     engines.supervisor.stop()
     assert faults.orphans(engines.settings.home, 0) == []

@@ -309,6 +309,7 @@ def test_a_model_that_does_not_answer_leaves_the_old_one_serving(engines: Stack,
     assert now(engines).failed == {}
 
 
+@pytest.mark.slow
 def test_what_stopped_queries_held_leaves_the_servers_memory(engines: Stack, clock: faults.Clock) -> None:
     before = faults.held(engines)
     assert before.queries > 2

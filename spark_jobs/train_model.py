@@ -23,7 +23,7 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--trees", type=int, default=20)
     parser.add_argument("--depth", type=int, default=10)
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--holdout-months", type=int, default=2, help="the last so many months judge the model")
+    parser.add_argument("--holdout-months", type=int, default=2, help="number of last months that evaluate the model")
     parser.add_argument("--weather", type=Path, help="folder of Parquet files of hourly weather, if there is one")
     parser.add_argument("--fingerprint", default="", help="what identifies the records, kept in the metadata")
     parser.add_argument("--champion", type=Path, help="version folder of the model to be judged on the same flights")

@@ -16,7 +16,7 @@ from webapp.services import MONGO_SECONDS, services
 blueprint = Blueprint("scoreboard", __name__)
 
 LISTED: Final = 20
-"""So many replays are offered, newest first."""
+"""Maximum number of replays that are offered, newest first."""
 
 
 @blueprint.get("/flights/delays/scoreboard")

@@ -33,7 +33,7 @@ from webapp.producer import RequestProducer
 log = logging.getLogger(__name__)
 
 MONGO_SECONDS: Final = 1.5
-"""So long may MongoDB take, retries included: with Kafka's share an answer comes within 3 s."""
+"""Timeout for MongoDB in seconds, retries included: with Kafka's share an answer comes within 3 s."""
 REFRESH_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = 5.0
 
@@ -158,7 +158,7 @@ class Services:
         seen = vocabulary(self.settings.models, str(document.get("ModelVersion")))
         if seen is None:
             return None
-        # The vocabulary also has columns that are made for the model alone, such as the carrier on its route.
+        # The vocabulary also has columns that are made for the model alone, e.g. the carrier on its route.
         return [name for name in NAMED if name in seen and document.get(name) not in seen[name]]
 
 

@@ -32,7 +32,7 @@ def latest() -> Status:
 
 @blueprint.get("/status")
 def page() -> str:
-    """The page; its script replaces the content every 5 s. 200 also where something is ill: it says so."""
+    """The page; its script replaces the content every 5 s. 200 also where the predictor is unhealthy: it says so."""
     found = latest()
     age = max(0.0, (dt.datetime.now(dt.UTC) - found.at).total_seconds())
     return render_template("status.html", status=found, rows=rows(found), age=age)

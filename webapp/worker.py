@@ -31,7 +31,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from webapp import HEADERS, MAX_BODY_BYTES
 
 REQUEST_SECONDS: Final = 10.0
-"""A request must be whole so long after its first byte, or after the connection was opened."""
+"""Timeout for a whole request, in seconds after its first byte or after the connection was opened."""
 SEND_SECONDS: Final = 5.0
 """A client must take an answer within this time."""
 MAX_HEAD_BYTES: Final = 16 * 1024

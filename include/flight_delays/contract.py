@@ -1,7 +1,7 @@
-"""The contract: every name, bucket and message that the parts of the line share, defined once.
+"""The contract: every name, bucket and message that the parts of the pipeline share, defined once.
 
 The names are those of Agile_Data_Code_2 and its successors, whose users rely on them. The pydantic models are the
-one definition of a valid message: the web app validates with them, `spark_jobs/streaming_predictor.py` builds its
+one definition of a valid message: the web app validates with them, `predictor/query.py` builds its
 column checks from their JSON Schemas, and the sink reads what they describe.
 """
 
@@ -185,8 +185,8 @@ DATE_RANGE_SCHEMA: Final[dict[str, Any]] = {
 }
 _TIME_RANGE_SCHEMA: Final[dict[str, Any]] = {**DATE_RANGE_SCHEMA, "format": "date-time"}
 
-CarrierCode = Annotated[str, Field(pattern=CARRIER_PATTERN, description="IATA code of the carrier, such as AA")]
-AirportCode = Annotated[str, Field(pattern=AIRPORT_PATTERN, description="IATA code of the airport, such as ATL")]
+CarrierCode = Annotated[str, Field(pattern=CARRIER_PATTERN, description="IATA code of the carrier, e.g. AA")]
+AirportCode = Annotated[str, Field(pattern=AIRPORT_PATTERN, description="IATA code of the airport, e.g. ATL")]
 FlightNumber = Annotated[str, Field(pattern=FLIGHT_NUMBER_PATTERN)]
 HHMM = Annotated[str, Field(pattern=HHMM_PATTERN, description="Local wall-clock time, HHMM")]
 FlightDay = Annotated[
@@ -318,7 +318,7 @@ class Response(Flight):
     DayOfYear: int = Field(description="1..366, of FlightDate")
     DayOfMonth: int = Field(description="1..31, of FlightDate")
     DayOfWeek: int = Field(description="1 = Monday .. 7 = Sunday, of FlightDate")
-    Route: str = Field(description="Origin and Dest, such as ATL-SFO")
+    Route: str = Field(description="Origin and Dest, e.g. ATL-SFO")
     Prediction: int = Field(ge=0, le=3, description="Bucket of arrival delay; splits at -15, 0 and 30 minutes")
     Probability: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=4, max_length=4)] = Field(
         description="Of each bucket"
@@ -373,14 +373,14 @@ class DeadLetter(Message):
 
 
 PAYLOAD_BYTES: Final = 4 * 1024
-"""A dead letter carries at most so much of the rejected message: ten times a real request, while the whole one lies on
-its topic, from where a replay takes it. With 64 KiB, 4,000 messages of 100 KB became 520 MB of dead letters."""
+"""Maximum of the rejected message in a dead letter: ten times a real request. The whole message is on its topic, from
+where a replay takes it. With 64 KiB, 4,000 messages of 100 KB became 520 MB of dead letters."""
 MAX_MESSAGE_BYTES: Final = 256 * 1024
 """A request above this is rejected unread (a real one has some 400 bytes)."""
 MAX_KEY_BYTES: Final = 1024
 """A longer key is not read: Kafka takes 1 MB in a key, and the dead letter would become too large to send."""
 MAX_BRACKETS: Final = 100
-"""A request has at most so many `{` and `[` (a real one has one): JSON readers differ in how deep they can go."""
+"""Maximum number of `{` and `[` in a request (a real one has one): JSON readers differ in how deep they can go."""
 MAX_NUMBER_DIGITS: Final = 1000
 MAX_NAME_CHARACTERS: Final = 50_000
 """Beyond these, Spark's JSON reader (Jackson) takes no number and no field's name."""
@@ -414,7 +414,7 @@ def cleaned(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields as the web app, the predictor and `read_request` read them, before their types are checked.
 
     Without white space around texts, and without fields that are null or blank. `CODES` are in upper case; `FlightNum`
-    may be an integer, and has no leading zeros. The twin of `streaming_predictor.validate`.
+    may be an integer, and has no leading zeros. The twin of `predictor.query.validate`.
     """
     found = ((name, _cleaned(name, value)) for name, value in fields.items())
     return {name: value for name, value in found if value is not None and value != ""}

@@ -78,7 +78,7 @@ def prune_checkpoints(
 
 
 def prune_files(folder: Path, days: float, *, dry_run: bool = False) -> tuple[int, int]:
-    """Removes files below `folder` not written for `days`, and folders empty for so long; returns files and bytes."""
+    """Removes files below `folder` not written for `days`, and folders empty for that time; returns files and bytes."""
     limit = time.time() - days * 86_400
     files = size = 0
     for place, _, names in os.walk(folder, topdown=False):

@@ -48,7 +48,7 @@ AIRFLOW_DATABASE_CONNECTION: Final = "airflow_database"
 
 
 def asset(name: AssetName, **more: Any) -> Asset:
-    """The asset of that name, for schedules, inlets and outlets; `more` is Asset's own, such as its watchers."""
+    """The asset of that name, for schedules, inlets and outlets; `more` is Asset's own, e.g. its watchers."""
     from airflow.sdk import Asset
 
     return Asset(name=name.value, uri=f"x-flight-delays://{name.value}", **more)
@@ -96,7 +96,7 @@ def _notification() -> dict[str, Any]:
         subject="{{ ti.dag_id }}: {{ ti.task_id }} failed",
         html_content=(
             "<p>The task {{ ti.task_id }} of the DAG {{ ti.dag_id }} failed: {{ exception | string | e }}</p>"
-            '<p>Run {{ run_id }}: <a href="{{ ti.log_url }}">log</a>. What to do then stands in the DAG\'s Docs.</p>'
+            '<p>Run {{ run_id }}: <a href="{{ ti.log_url }}">log</a>. The DAG\'s Docs say what to do.</p>'
         ),
         smtp_conn_id=SMTP_CONNECTION,
     )

@@ -45,7 +45,7 @@ function showFieldErrors(errors) {
 const WEATHER = /^Origin(Temperature|Humidity|Wind|Precipitation|Pressure|Visibility)/;
 const UNSEEN = { Carrier: "carrier", Origin: "origin", Dest: "destination", Route: "route" };
 
-/** What was known at departure beside the flight itself, in a few words. */
+/** The departure conditions, in a few words. */
 function contextOf(flight) {
   const time = (hhmm) => `${hhmm.slice(0, 2)}:${hhmm.slice(2)}`;
   const known = [];
@@ -168,7 +168,7 @@ async function submit(event) {
   await poll(accepted.place, accepted.id, startedAt, signal);
 }
 
-/** Under a code that the list knows stands its name. */
+/** Shows the name of a code that the list knows below it. */
 function nameCode(input) {
   const option = [...input.list.options].find((each) => each.value === input.value.trim().toUpperCase());
   const hint = byId(`${input.name}-hint`);

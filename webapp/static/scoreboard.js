@@ -60,7 +60,7 @@ function scoreRows(scores) {
     .map(([title, score]) => [title, ...MEASURES.map(([name, , text]) => text(score[name]))]);
 }
 
-/** A line through [x, y] points, with its lowest, highest and last value written beside it. */
+/** A line through [x, y] points, with its lowest, highest and last value. */
 function curve(title, points, digits) {
   const values = points.map(([, y]) => y);
   const low = Math.min(...values);

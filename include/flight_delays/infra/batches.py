@@ -196,7 +196,7 @@ class _Unpacked:
                 return (value >> 1) ^ -(value & 1)
 
     def skip(self, length: int) -> None:
-        """Goes on behind so many bytes."""
+        """Skips that number of bytes."""
         if length < 0:
             raise ValueError("a record has a negative length")
         self.position += length

@@ -20,7 +20,7 @@ CONFIG: Final = {"compression.type": "uncompressed", "message.timestamp.type": "
 A record's time is the broker's. With a client's, that client's clock would decide how long messages are kept, and what
 the status says of latency and silence; one far enough ahead overflows in Spark's source.
 
-A record's limit counts compressed bytes: 150 MB of one letter take a few KB, and end whoever reads them. With this
+A record's limit counts compressed bytes: 150 MB of one letter take a few KB, and end the JVM that reads them. With this
 setting the broker unpacks a batch, and refuses one above `max.message.bytes`.
 """
 

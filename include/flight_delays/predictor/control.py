@@ -1,7 +1,7 @@
 """Control of the predictor: from what is wanted to the one query that answers, and no second one.
 
-Which version runs comes from the models' pointer file alone. Whether any does, and what was deployed, stands in the
-state; a run writes there before it acts, so that whatever kills it, the next one finds what it left behind.
+The models' pointer file alone says which version runs. The state says whether any does, and what was deployed. A run
+writes the state before it acts: whatever kills it, the next run finds what it left behind.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _reconcile(
         outcome = run.do(action, reason)
         if outcome.result is not Result.UNCHANGED:
             event(Kind(outcome.result.value), outcome.deployment, outcome.reason)
-        if run.canaries and outcome.deployment:  # the way from Kafka to MongoDB is nothing that a new query would mend
+        if run.canaries and outcome.deployment:  # a new query would not repair the way from Kafka to MongoDB
             canary.await_canaries(db, run.canaries, outcome.deployment.generation, settings.canary_timeout_seconds)
     except OvertakenError:
         raise
@@ -267,7 +267,7 @@ class _Run:
         return Outcome(Result.REPAIRED, candidate, reason, seconds)
 
     def _replace(self, version: str, reason: str) -> Outcome:
-        """A query of its own beside the old one, which stops only once the new one has answered its canaries."""
+        """A new query next to the old one, which stops only once the new one has answered its canaries."""
         old = self.state.serving
         engine.verify(self.settings, version)
         candidate, seconds = self._launch(self._claim(version))

@@ -1,6 +1,6 @@
 """The engine: the Spark Connect server on which the query lives, in a session of a known id.
 
-Whoever knows the id finds the query again, from any process and after any restart of Airflow.
+Any process that knows the id finds the query again, also after a restart of Airflow.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ def _produce(producer: Producer, message: Message, confirmed: Callable[[Any, Mes
 
 
 def _offsets(consumer: Consumer, settings: Settings, start: Start) -> Offsets:
-    """The start's offset in each partition, as numbers: the first that is there where it stands for the beginning."""
+    """The start's offset in each partition, as numbers: the first available one where it means the beginning."""
     offsets = start.offsets or {}
     available = bounds(consumer, settings, REQUEST_TOPIC)
     return {
@@ -211,8 +211,8 @@ def first_unanswered(offsets: Offsets, answered: Container[Place]) -> Offsets:
 def clamp_offsets(offsets: Offsets, available: Sequence[tuple[int, int]]) -> Offsets:
     """The offsets for a topic with these first and next offsets: where one is outside, from the partition's beginning.
 
-    So it is for a new partition, a topic made anew, or where Kafka no longer keeps what was not answered. Spark wants
-    an offset for each partition, and for no other.
+    That applies to a new partition, to a recreated topic, and where Kafka no longer keeps what was not answered. Spark
+    requires an offset for each partition, and for no other.
     """
     return {
         partition: offsets[partition]
@@ -281,7 +281,7 @@ def _assign_since(consumer: Consumer, settings: Settings, since: float) -> dict[
 def _still_answered(settings: Settings, answered: Mapping[Place, int], places: Collection[Place]) -> set[Place]:
     """Those of the places, one a partition at most, whose request of now is older than its answer.
 
-    A broker whose machine lost power, or a topic made anew, gives an offset away for a second time.
+    A broker whose machine lost power, and a recreated topic, use an offset a second time.
     """
     moved = dict(place for place in places if place in answered)
     requests = first_messages(settings, REQUEST_TOPIC, moved, ANSWER_SECONDS)

@@ -72,7 +72,7 @@ def read_requests(spark: SparkSession, settings: Settings, starting_offsets: str
         spark.readStream.format("kafka")
         .option("kafka.bootstrap.servers", settings.kafka_bootstrap)
         .option("subscribe", REQUEST_TOPIC)
-        .option("kafka.max.poll.records", "100")  # so many are in memory, each of up to 1 MB
+        .option("kafka.max.poll.records", "100")  # that many are in memory, each of up to 1 MB
         .option("startingOffsets", starting_offsets)
         .option("failOnDataLoss", "false")  # a message past its retention must not stop the stream for ever
         .load()
@@ -107,7 +107,7 @@ def _strict_json(text: Column) -> Column:
 
     Spark's parser ends with the first value and does not look at what follows. In an array only `,` or `]` may follow
     a value, in an object only `,` or `}`, and after the comma the one wants a value, the other a name and a colon: so
-    only what is a value and nothing else can stand in both.
+    only a single value is valid in both.
     """
     in_object = F.try_parse_json(F.concat(F.lit('{"a":'), text, F.lit("}")))
     in_array = F.try_parse_json(F.concat(F.lit("["), text, F.lit("]")))

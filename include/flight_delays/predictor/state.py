@@ -1,6 +1,6 @@
 """What the predictor should be and what was done about it: the one document of `Collection.STATE`.
 
-Each write is a compare-and-set on `revision`: whoever read an older revision can change nothing (fencing), so an
+Each write is a compare-and-set on `revision`: a run that read an older revision can change nothing (fencing), so an
 overtaken run neither starts nor stops a query. `generation` counts the deployments, and names the Spark Connect
 session and the checkpoint of each.
 """
@@ -39,7 +39,7 @@ class Action(StrEnum):
     """Bring about what is recorded: assets, repairs and `make up` ask for this; it does not end a person's stop."""
     START = "start"
     RESTART = "restart"
-    """A new query on a new checkpoint beside the old one, which stops once the new one answers."""
+    """A new query on a new checkpoint, next to the old one, which stops once the new one answers."""
     DEPLOY = "deploy"
     """Move the pointer to a version, then as `START`."""
     STOP = "stop"
@@ -152,7 +152,7 @@ def read_state(db: Database[dict[str, Any]]) -> State:
         first = error.errors()[0]
         raise PredictorError(
             f"the document {_STATE_ID} of {Collection.STATE} is unreadable ({'.'.join(map(str, first['loc']))}: "
-            f"{first['msg']}): mend it, or stop the Spark Connect server, delete the document and start it again"
+            f"{first['msg']}): correct it, or stop the Spark Connect server, delete the document and start it again"
         ) from error
 
 

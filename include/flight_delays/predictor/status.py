@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 WINDOW: Final = dt.timedelta(minutes=5)
 LATEST: Final = 1000
-"""So many documents of a collection are looked at, from its end."""
+"""Maximum number of documents that are read from the end of a collection."""
 HOUR: Final = dt.timedelta(hours=1)
 _FIELDS: Final = ["PredictedAt", "RequestedAt", "Timestamp", "Deployment", *ANSWER_PLACE]
 _READ: Final = dict.fromkeys((Collection.RESPONSES, Collection.REPLAYS, Collection.CANARIES), _FIELDS) | {

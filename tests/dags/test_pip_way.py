@@ -11,8 +11,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from flight_delays.names import DagId
 
+from flight_delays.contract import DagId
 from flight_delays.settings import PROJECT
 
 SECTION = (PROJECT / "docs" / "operations.md").read_text().partition("## With pip and Airflow alone")[2]

@@ -12,7 +12,7 @@ STACK = .venv/bin/python -m stack
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
 
-up: ## start everything; ends with a predicted flight (MONTHS=2013-07..2013-12: a quicker first model)
+up: ## start everything (MONTHS=2013-07..2013-12: a quick first model)
 	@$(PYTHON) stack/bootstrap.py up $(if $(MONTHS),--months "$(MONTHS)")
 
 down: .venv ## stop everything; state stays
@@ -24,17 +24,17 @@ status: .venv ## processes, streaming query, model in service, last canary
 logs: .venv ## follow the logs (SERVICE=kafka for one)
 	@$(STACK) logs $(SERVICE)
 
-backup: .venv ## write a backup (BACKUP=file; else var/backups/<time>.tar.gz)
-	@$(STACK) backup $(if $(BACKUP),"$(BACKUP)")
+backup: .venv ## stop, copy, start again (BACKUP=file; NO_STOP=1: only if stopped)
+	@$(STACK) backup $(if $(BACKUP),"$(BACKUP)") $(if $(NO_STOP),--no-stop)
 
-restore: ## restore a backup: make restore BACKUP=file (FORCE=1 replaces what is there)
+restore: ## put a backup back: BACKUP=file (FORCE=1 replaces what is there)
 	@test -n "$(BACKUP)" || { echo "Which one? make restore BACKUP=file"; exit 1; }
 	@$(PYTHON) stack/bootstrap.py restore "$(BACKUP)" $(if $(FORCE),--force)
 
 clean: .venv ## remove all state but backups, after asking
 	@$(STACK) clean
 
-predictor: .venv ## ACTION=start, stop, restart or deploy (VERSION=…): a run of the DAG flight_delay_predictor
+predictor: .venv ## run its DAG: ACTION=start, stop, restart, deploy (VERSION=…)
 	@$(STACK) predictor "$(ACTION)" $(if $(VERSION),"$(VERSION)")
 
 models: .venv ## the model versions, and why each serves or does not
@@ -46,16 +46,16 @@ topics: .venv ## the Kafka topics
 listen: .venv ## messages as they come
 	@$(STACK) listen
 
-predictions: .venv ## the last answers (COUNT=20 for more)
-	@$(STACK) predictions --count $(or $(COUNT),5)
+predictions: .venv ## the last answers (COUNT=20 for more, JSON=1 for programs)
+	@$(STACK) predictions --count $(or $(COUNT),5) $(if $(JSON),--json)
 
-airflow: .venv ## Airflow's own command line: make airflow ARGS="dags list"
+airflow: .venv ## Airflow's own command line, e.g. ARGS="dags list"
 	@$(STACK) airflow $(ARGS)
 
-test: lint ## lint, types, unit, DAG, integration and browser tests; at the end the ten slowest
+test: lint ## lint, types and all tests but the slow ones
 	@.venv/bin/python -m pytest -n 2 --durations=10 $(PYTEST)
 
-proof: ## run the slow tests, then break a whole installation in every way, for 45 minutes; writes docs/reliability.md (PROOF="--only swapped": some)
+proof: ## slow tests, then faults, 45 minutes (PROOF="--only swapped": some)
 	@$(PYTHON) stack/bootstrap.py --dev
 	@.venv/bin/python -m pytest -n 2 -m slow
 	@.venv/bin/python -m tests.proof $(PROOF)
@@ -64,24 +64,24 @@ lint: ## lint and types only
 	@$(PYTHON) stack/bootstrap.py --dev
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports && .venv/bin/mypy
 
-bench: ## measure, on a stack of its own, and write docs/benchmarks.md (BENCH=--quick: a trial)
+bench: ## measure; writes docs/benchmarks.md (BENCH=--quick: a trial)
 	@$(PYTHON) stack/bootstrap.py --dev
 	@.venv/bin/python -m bench $(BENCH)
 
-experiments: .venv ## try models on the published records (flight_records and flight_context must have run); writes docs/model.md
+experiments: .venv ## try models on the published records; writes docs/model.md
 	@.venv/bin/python -m bench.experiments $(EXPERIMENTS)
 
-scale: ## measure 0.3 to 5.7 million flights, from zip files to a model; writes docs/scale.md (SCALE="--millions 0.3")
+scale: ## measure up to 5.7 million flights (SCALE="--millions 0.3")
 	@$(PYTHON) stack/bootstrap.py --dev
 	@.venv/bin/python -m bench.scale $(SCALE)
 
-schemas: .venv ## write docs/schemas (the messages' JSON Schemas) and docs/settings.md
+schemas: .venv ## write docs/schemas (JSON Schemas) and docs/settings.md
 	@.venv/bin/python -m flight_delays.schemas docs
 
 COMPILE = .venv/bin/uv pip compile -q --universal --no-annotate --python-version 3.11
 HASHES = $(COMPILE) --no-header --generate-hashes
 
-lock: ## compile requirements.txt (direct pins) and the locks with hashes from pyproject.toml
+lock: ## compile requirements.txt and the locks from pyproject.toml
 	$(HASHES) pyproject.toml -c stack/constraints.in -o requirements.lock
 	$(HASHES) --group pyproject.toml:dev pyproject.toml -c requirements.lock -o requirements-dev.lock
 	$(HASHES) -c requirements.lock docker/requirements.in -o docker/requirements.lock

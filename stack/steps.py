@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from flight_delays.errors import sentence
 from flight_delays.infra.printable import one_line, printable
 
 TAIL_LINES = 15
+STATE_COLUMNS = 46
+"""With mark, title and seconds, a line has 80."""
 START = "make predictor ACTION=start"
 """The command that ends a stop, where a step says what to do."""
 
@@ -40,12 +43,15 @@ class Step:
         if self._live:
             self._show("…", state)
         elif state != self.result:
-            print(f"    {self._title}: {state} ({self.seconds:.0f} s)", flush=True)
+            print(_below(f"{self._title}: {state} ({self.seconds:.0f} s)"), flush=True)
         self.result = state
 
     def done(self, mark: str, state: str) -> None:
         """Shows the final state."""
-        self._show(mark, state, end="\n", always=True)
+        state = one_line(state)
+        self._show(mark, state if len(state) <= STATE_COLUMNS else "", end="\n", always=True)
+        if len(state) > STATE_COLUMNS:
+            print(_below(state), flush=True)
 
     @property
     def seconds(self) -> float:
@@ -53,12 +59,16 @@ class Step:
         return time.monotonic() - self._begin
 
     def _show(self, mark: str, state: str, *, end: str = "", always: bool = False) -> None:
-        state = one_line(state)
-        line = f"{mark} {self._title:<22} {state:<60.60} {self.seconds:6.1f} s"
+        line = f"{mark} {self._title:<22} {one_line(state):<{STATE_COLUMNS}.{STATE_COLUMNS}} {self.seconds:6.1f} s"
         if self._live:
             print(f"\r\x1b[K{line}", end=end, flush=True)
         elif always:
-            print(line if len(state) <= 60 else f"{mark} {self._title:<22} {state} {self.seconds:6.1f} s", flush=True)
+            print(line, flush=True)
+
+
+def _below(text: str) -> str:
+    wrapper = textwrap.TextWrapper(80 - 4, break_long_words=False, break_on_hyphens=False)
+    return textwrap.indent(wrapper.fill(text), " " * 4)
 
 
 @contextmanager

@@ -214,6 +214,17 @@ def test_a_failed_step_shows_its_log_and_what_to_do(tmp_path: Path, capsys: pyte
     assert "✗ Kafka" in capsys.readouterr().out
 
 
+def test_steps_and_help_fit_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(f"word{n}" for n in range(40))
+    with step("airflow-execution-api") as current:
+        current.say(text)
+        current.result = text
+    shown = capsys.readouterr().out
+    assert " ".join(shown.split()).count(text) == 2
+    done = subprocess.run(["make", "help"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert max(map(len, [*shown.splitlines(), *done.stdout.splitlines()])) <= 80
+
+
 @pytest.mark.parametrize(
     ("java", "accepted"), [('openjdk version "17.0.15" 2025-04-15', True), ('java version "1.8.0_402"', False)]
 )

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flight_delays.answers.store import last_predictions
-from flight_delays.contract import TOPICS
+from flight_delays.contract import BUCKETS, TOPICS
 from flight_delays.errors import RegistryError, sentence
 from flight_delays.infra import mongo
 from flight_delays.infra.printable import one_line, printable
@@ -188,11 +188,26 @@ def listen(settings: Settings) -> None:
         consumer.close()
 
 
-def predictions(settings: Settings, count: int) -> None:
-    """Prints the last answers, newest first, a JSON document a line."""
+def predictions(settings: Settings, count: int, *, as_json: bool = False) -> None:
+    """Prints the last answers, newest first: a table, or for programs a JSON document a line."""
     with mongo.database(settings) as db:
-        for document in last_predictions(db, count):
+        documents = last_predictions(db, count)
+    if as_json:
+        for document in documents:
             print(json.dumps(document, default=_as_json))
+        return
+    table = Table("at (UTC)", "flight", "on", "departs", "prediction")
+    for answer in documents:
+        number = f"{answer['Carrier']}{answer.get('FlightNum') or ''}"
+        bucket, probability = BUCKETS[answer["Prediction"]], answer["Probability"][answer["Prediction"]]
+        table.add_row(
+            f"{answer['PredictedAt'].astimezone(dt.UTC):%m-%d %H:%M}",
+            _text(f"{number} {answer['Origin']} → {answer['Dest']}"),
+            f"{answer['FlightDate']:%Y-%m-%d}",
+            f"{answer['DepDelay']:+.0f} min",
+            f"{bucket.label.partition(' (')[0]} {probability:.0%}",
+        )
+    Console(highlight=False).print(table)
 
 
 def _as_json(value: Any) -> str:
@@ -214,14 +229,14 @@ def logs(settings: Settings, service: str | None) -> None:
             tail.terminate()
 
 
-def backup(settings: Settings, path: Path | None) -> None:
-    """Writes a backup and says where it is and what is not in it."""
+def backup(settings: Settings, path: Path | None, *, may_stop: bool) -> None:
+    """Writes a backup and says where it is and what is in it."""
     from stack.backup import backup as write
 
     print(f"""
-{write(settings, path)}
-holds answers, distances, models, flight records and passwords: keep it where nobody else reads it. Not in it: requests
-that are not answered yet, and Airflow's history. Back with it: make restore BACKUP=FILE""")
+{write(settings, path, may_stop=may_stop)}
+holds the state of the stopped stack, passwords included: keep it where nobody
+else reads it. Back with it: make restore BACKUP=FILE""")
 
 
 def restore(settings: Settings, path: Path, *, force: bool) -> None:
@@ -237,7 +252,8 @@ def clean(settings: Settings, *, assume_yes: bool) -> None:
     if Supervisor(settings).running():
         raise StepFailedError("the stack is running", hint="make down")
     if not assume_yes:
-        answer = input(f"Remove all data, models, answers and passwords in {settings.home}? Its backups stay. [y/N] ")
+        print(f"This removes all data, models, answers and passwords, but no backups, in\n{settings.home}")
+        answer = input("Go on? [y/N] ")
         if answer.strip().lower() not in ("y", "yes"):
             print("Nothing was removed.")
             return

@@ -22,17 +22,29 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def end_group(group: int) -> list[int]:
-    """Kills the processes of the group, but never this one; returns their ids. An empty group is no error.
-
-    Only those that work in this folder, as services do: after a reboot the number may be anybody's.
-    """
+    """Kills the processes of the group, but never this one; returns their ids. An empty group is no error."""
     ended = []
+    for process in _members(group):
+        with suppress(psutil.Error):
+            process.kill()
+            ended.append(process.pid)
+    return ended
+
+
+def left_behind(run: Path) -> list[str]:
+    """The services of which processes still run, by the numbers of the groups in that folder."""
+    groups = {file.stem: file.read_text(encoding="utf-8") for file in sorted(run.glob("*.group"))}
+    return [name for name, group in groups.items() if group.isdigit() and _members(int(group))]
+
+
+def _members(group: int) -> list[psutil.Process]:
+    # Only those that work in this folder, as services do: after a reboot the number may be anybody's.
+    found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, ProcessLookupError):
-            if process.pid != os.getpid() and os.getpgid(process.pid) == group and process.cwd() == os.getcwd():
-                process.kill()
-                ended.append(process.pid)
-    return ended
+            if process.pid != os.getpid() and os.getpgid(process.pid) == group and process.cwd() == str(PROJECT):
+                found.append(process)
+    return found
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, unquote_plus, urlsplit
 from flight_delays.contract import CLIENT_ID
 from flight_delays.infra.files import write_private
 from flight_delays.settings import LOOPBACK, PROJECT, Settings
-from stack import artifacts
+from stack import artifacts, state
 from stack.secrets import Secrets
 
 BIN = Path(sys.executable).parent
@@ -42,11 +42,12 @@ def services(settings: Settings, secrets: Secrets) -> list[Service]:
     """Every service of this installation, in the order in which they depend on each other."""
     mongo = [] if settings.mongo_is_external else [_mongo(settings)]
     airflow = airflow_environment(settings, secrets)
+    in_part = (settings.home / state.RESTORED_IN_PART).exists()  # its offsets are reset first
     return [
         *mongo,
         _kafka(settings),
         _spark_connect(settings, secrets),
-        Service("sink", [sys.executable, "-m", "flight_delays.answers.sink"], _sink_ready),
+        Service("sink", [sys.executable, "-m", "flight_delays.answers.sink"], _sink_ready, autostart=not in_part),
         Service(
             "web",
             [str(BIN / "gunicorn"), "--config", str(PROJECT / "webapp" / "gunicorn.conf.py"), "webapp:create_app()"],

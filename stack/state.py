@@ -25,6 +25,9 @@ MIGRATIONS: tuple[Callable[[Settings], None], ...] = ()
 UNFINISHED_RESTORE = ".restore"
 """A file in the home: a restore is moving the state in, or was cut off while it did."""
 
+RESTORED_IN_PART = ".restored-in-part"
+"""A file in the home: MongoDB, Kafka or Spark hold other data than the backup knew; see `finish_restore`."""
+
 _CODE = ("include", "plugins", "spark_jobs", "stack", "webapp", "requirements.lock")
 
 
@@ -84,6 +87,39 @@ def migrate(settings: Settings) -> str:
     if found is None:
         return "new"
     return "as it was" if len(MIGRATIONS) + 1 == done else f"format {done} brought to {len(MIGRATIONS) + 1}"
+
+
+def finish_restore(settings: Settings) -> None:
+    """Makes MongoDB and Kafka agree after a restore of only one of them; call before sink and predictor start.
+
+    Kafka may count answers as delivered that this MongoDB never got, and MongoDB may name a deployment without a
+    checkpoint. So the sink reads its topics from the beginning, and so does the next deployment; first answers stay.
+    """
+    from confluent_kafka import KafkaError, KafkaException
+    from confluent_kafka.admin import AdminClient
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+    from flight_delays.answers.sink import GROUP
+    from flight_delays.infra import mongo
+    from flight_delays.predictor.state import change_state, read_state
+
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0})
+    # A sink that was killed counts as a member of its group for some seconds.
+    for attempt in Retrying(
+        retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(30), wait=wait_fixed(0.5), reraise=True
+    ):
+        with attempt:
+            try:
+                admin.delete_consumer_groups([GROUP], request_timeout=10)[GROUP].result()
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
+                    raise
+    with mongo.database(settings) as db:
+        found = read_state(db)
+        sessions = [*found.retiring, *(each.session_id for each in (found.candidate, found.serving) if each)]
+        retiring = sessions if settings.spark_connect_is_external else ()  # there, their queries may still run
+        change_state(db, found, serving=None, candidate=None, retiring=tuple(retiring))
+    (settings.home / RESTORED_IN_PART).unlink()
 
 
 def release() -> str:

@@ -92,16 +92,18 @@ class Supervisor:
                 raise RuntimeError(f"the process manager does not answer; see {self._run / 'supervisord.log'}")
             time.sleep(0.1)
 
-    def stop(self) -> None:
-        """Stops every service, then the process manager; returns when all are gone."""
+    def stop(self, keep: tuple[str, ...] = ()) -> None:
+        """Stops all services but those to `keep`, and, where there are none, the process manager; waits for the end."""
         pid = self.pid()
         # At once, where `shutdown` waits for one before it stops the next; then what the sink still writes into.
         for last in (False, True):
-            group = [name for name in self.states() if (name in STORES) == last]
+            group = [name for name in self.states() if (name in STORES) == last and name not in keep]
             for name in group:
                 self.stop_service(name, wait=False)
             while any(self.states()[name]["pid"] for name in group):
                 time.sleep(0.1)
+        if keep:
+            return
         self._rpc.shutdown()
         try:
             psutil.Process(pid).wait(timeout=90)
@@ -118,14 +120,15 @@ class Supervisor:
         """What supervisord says of each process: `statename`, `pid`, `description` and more, by name."""
         return {info["name"]: info for info in self._rpc.getAllProcessInfo()}
 
-    def start_service(self, name: str) -> None:
-        """Starts one service where it does not run yet."""
-        if self.states()[name]["statename"] in ("STOPPED", "EXITED", "FATAL"):
+    def start_service(self, name: str) -> bool:
+        """Starts one service where it does not run yet; returns whether that was so."""
+        if stopped := self.states()[name]["statename"] in ("STOPPED", "EXITED", "FATAL"):
             try:
                 self._rpc.startProcess(name, False)
             except Fault as fault:
                 if fault.faultCode != Faults.ALREADY_STARTED:  # by the process manager itself, since it was asked
                     raise
+        return stopped
 
     def stop_service(self, name: str, *, wait: bool = True) -> None:
         """Stops one service and waits until it has ended."""

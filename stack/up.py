@@ -24,7 +24,7 @@ from stack.airflow_api import ACTIVE, AirflowApi, retrying
 from stack.secrets import Secrets, load_secrets
 from stack.services import BIN, Service, airflow_environment, inherited_environment, services
 from stack.steps import START, Step, StepFailedError, step
-from stack.supervisor import Supervisor
+from stack.supervisor import STORES, Supervisor
 
 SERVICE_SECONDS = 300
 DAGS_SECONDS = 300
@@ -73,8 +73,12 @@ def up(settings: Settings, months: str | None = None) -> None:
         _show(settings, secrets, prediction, time.monotonic() - begin)
 
 
-def down(settings: Settings) -> None:
-    """Stops every process of this installation; its state stays."""
+class PredictorStoppedError(StepFailedError):
+    """All services run, but a person stopped the predictor."""
+
+
+def down(settings: Settings, keep: tuple[str, ...] = ()) -> None:
+    """Stops every process of this installation but those of the services to `keep`; its state stays."""
     with locked(settings), step("stack") as current:
         supervisor = Supervisor(settings)
         if not supervisor.running():
@@ -88,7 +92,7 @@ def down(settings: Settings) -> None:
             pass  # an Airflow that does not answer keeps its schedule; the health check copes
         except StepFailedError as error:
             missing = f", but {error}"
-        supervisor.stop()
+        supervisor.stop(keep)
         current.result = f"stopped; state stays in {settings.home}{missing}"
 
 
@@ -131,19 +135,30 @@ def locked(settings: Settings) -> Iterator[None]:
 
 def _start(settings: Settings, supervisor: Supervisor, wanted: list[Service], secrets: Secrets) -> bool:
     with step("process manager") as current:
-        if supervisor.running():
+        if running := supervisor.running():
             current.result = running_already(settings, set(supervisor.states()), wanted)
-            return False
-        check_ports(settings, wanted)
-        supervisor.start(wanted)
-        state.remember_start(settings)
-        current.result = "started"
-    with step("Airflow's database", log=supervisor.logs / "airflow-db.log") as current:
-        current.say("migrating")
-        current.result = _migrate(settings, supervisor, secrets)
-    for service in wanted:
-        supervisor.start_service(service.name)
-    return True
+        else:
+            check_ports(settings, wanted)
+            supervisor.start(wanted)
+            state.remember_start(settings)
+            current.result = "started"
+    finish_restore(settings, supervisor, wanted)
+    if not running:
+        with step("Airflow's database", log=supervisor.logs / "airflow-db.log") as current:
+            current.say("migrating")
+            current.result = _migrate(settings, supervisor, secrets)
+    return bool([service for service in wanted if supervisor.start_service(service.name)])
+
+
+def finish_restore(settings: Settings, supervisor: Supervisor, wanted: list[Service]) -> None:
+    """Makes MongoDB and Kafka agree where a restore brought back only one of them, before the sink starts."""
+    if (settings.home / state.RESTORED_IN_PART).exists():
+        with step("restored state", hint="make up") as current:
+            for service in wanted:
+                if service.name in STORES:
+                    await_ready(settings, supervisor, service, current)
+            state.finish_restore(settings)
+            current.result = "all answers go from Kafka to MongoDB again"
 
 
 def running_already(settings: Settings, running: set[str], wanted: list[Service]) -> str:
@@ -234,13 +249,10 @@ def await_dags(settings: Settings, secrets: Secrets, current: Step) -> AirflowAp
 
 
 def refuse_stopped(settings: Settings, api: AirflowApi) -> None:
-    """Raises StepFailedError where a person stopped the predictor: all else runs, and only a person starts it again."""
+    """Raises PredictorStoppedError where a person stopped the predictor: only a person starts it again."""
     if _state(settings).wanted is Wanted.STOPPED:
         api.pause(DagId.HEALTH, False)
-        raise StepFailedError(
-            "all services run, but a person stopped the predictor",
-            hint=START,
-        )
+        raise PredictorStoppedError("all services run, but a person stopped the predictor", hint=START)
 
 
 def await_predictor(settings: Settings, api: AirflowApi, current: Step, months: str | None = None) -> None:
@@ -249,39 +261,57 @@ def await_predictor(settings: Settings, api: AirflowApi, current: Step, months: 
     Where a champion is there already, the run that it triggers itself decides: the watch may have triggered others,
     too early, while the services started.
     """
-    champion = registry.read_pointer(settings.models).champion
     before = {run["dag_run_id"] for dag in CHAIN for run in api.runs(dag) if run["state"] not in ACTIVE}
-    active = [dag for dag in CHAIN for run in api.runs(dag) if run["state"] in ACTIVE]
-    mine: str | None = None
-    unfit = ""
-    if champion is not None:
-        mine = api.trigger(DagId.PREDICTOR)
-    elif not set(active) - {DagId.PREDICTOR}:
-        api.trigger(DagId.RECORDS, {"announce_unchanged": True, "months": months})
-    if champion is not None and not settings.weather.is_dir():  # the state is of an older release, or from a backup
-        api.trigger(DagId.CONTEXT, {"announce": False})
-    deadline, failed_runs = time.monotonic() + CHAIN_SECONDS, 0
-    while True:
-        runs = {dag: [run for run in api.runs(dag) if run["dag_run_id"] not in before] for dag in CHAIN}
-        if mine is not None:
-            runs[DagId.PREDICTOR] = [run for run in api.runs(DagId.PREDICTOR, 20) if run["dag_run_id"] == mine]
-        for dag, found in runs.items():
-            # The newest of a DAG's decides: what failed before it was repeated.
-            if found and found[0]["state"] == "failed":
-                failed_runs += 1
-                if dag is not DagId.PREDICTOR or failed_runs == PREDICTOR_RUNS:
-                    raise _failed_run(settings, api, dag, found[0]["dag_run_id"])
-                mine = api.trigger(DagId.PREDICTOR)
-        trained = any(run["state"] == "success" for run in runs[DagId.TRAINING])
-        if trained and mine is None and registry.read_pointer(settings.models).champion is None:
+    mine, unfit, failures = _trigger(settings, api, months), "", 0
+    deadline = time.monotonic() + CHAIN_SECONDS
+    while time.monotonic() < deadline:
+        runs = _runs(api, before, mine)
+        for dag, run in _failed(runs):
+            failures += 1
+            if dag is not DagId.PREDICTOR or failures == PREDICTOR_RUNS:
+                raise _failed_run(settings, api, dag, run)
+            mine = api.trigger(DagId.PREDICTOR)
+        if mine is None and _succeeded(runs[DagId.TRAINING]) and not registry.read_pointer(settings.models).champion:
             mine, unfit = _deploy_unfit(settings, api, months)
-        if (served := _serves(settings)) and any(run["state"] == "success" for run in runs[DagId.PREDICTOR]):
+        if _succeeded(runs[DagId.PREDICTOR]) and (served := _serves(settings)):
             current.result = served + unfit
             return
-        if time.monotonic() > deadline:
-            raise StepFailedError(f"no model serves after {CHAIN_SECONDS // 60} minutes")
         current.say(_running_tasks(api, runs) or "waiting for Airflow")
         time.sleep(1)
+    raise StepFailedError(f"no model serves after {CHAIN_SECONDS // 60} minutes")
+
+
+Runs = dict[DagId, list[dict[str, Any]]]
+"""Of each DAG of the chain, newest first."""
+
+
+def _trigger(settings: Settings, api: AirflowApi, months: str | None) -> str | None:
+    """Triggers what is not under way; returns the id of the predictor's run, where a champion is there to be served."""
+    if registry.read_pointer(settings.models).champion is None:
+        others = set(CHAIN) - {DagId.PREDICTOR}
+        if not any(run["state"] in ACTIVE for dag in others for run in api.runs(dag)):
+            api.trigger(DagId.RECORDS, {"announce_unchanged": True, "months": months})
+        return None
+    mine = api.trigger(DagId.PREDICTOR)
+    if not settings.weather.is_dir():  # the state is of release 0.1.0
+        api.trigger(DagId.CONTEXT, {"announce": False})
+    return mine
+
+
+def _runs(api: AirflowApi, before: set[str], mine: str | None) -> Runs:
+    runs = {dag: [run for run in api.runs(dag) if run["dag_run_id"] not in before] for dag in CHAIN}
+    if mine is not None:
+        runs[DagId.PREDICTOR] = [run for run in api.runs(DagId.PREDICTOR, 20) if run["dag_run_id"] == mine]
+    return runs
+
+
+def _failed(runs: Runs) -> list[tuple[DagId, str]]:
+    """The DAGs whose newest run failed, with its id: what failed before it was repeated."""
+    return [(dag, found[0]["dag_run_id"]) for dag, found in runs.items() if found and found[0]["state"] == "failed"]
+
+
+def _succeeded(runs: list[dict[str, Any]]) -> bool:
+    return any(run["state"] == "success" for run in runs)
 
 
 def _deploy_unfit(settings: Settings, api: AirflowApi, months: str | None) -> tuple[str, str]:
@@ -299,7 +329,7 @@ def _deploy_unfit(settings: Settings, api: AirflowApi, months: str | None) -> tu
     return run, f", although {'; '.join(verdict.reasons)}"
 
 
-def _running_tasks(api: AirflowApi, runs: dict[DagId, list[dict[str, Any]]]) -> str:
+def _running_tasks(api: AirflowApi, runs: Runs) -> str:
     states = []
     for dag, found in runs.items():
         for run in found:

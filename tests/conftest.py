@@ -80,6 +80,7 @@ GROUPS = {
         "tests/integration/test_poison.py",
         "tests/integration/test_predictor_page.py",
         "tests/integration/test_replay.py",
+        "tests/integration/test_backup.py::test_a_running_stack_is_stopped_copied_and_started_again",
         "tests/integration/test_dead_letters.py::test_a_rejected_request_is_mended_replayed_and_predicted",
         "tests/e2e/test_page.py::test_prediction_of_the_whole_line",
     ),

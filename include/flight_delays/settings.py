@@ -313,13 +313,18 @@ class Settings(BaseSettings):
         return self.kafka_bootstrap != f"{LOOPBACK}:{self.port_kafka}"
 
     @property
+    def spark_connect_is_external(self) -> bool:
+        """Whether the user named a Spark Connect server of their own (`FLIGHTS_SPARK_CONNECT_URL`)."""
+        return self.spark_connect_url != self._embedded_spark_connect
+
+    @property
     def _embedded_spark_connect(self) -> str:
         return f"sc://localhost:{self.port_spark_connect}"  # by this name alone, the client sends a token without TLS
 
     @property
     def spark_connect_token(self) -> str | None:
         """What the embedded Spark Connect server asks for; None for another server, whose URL may name its own."""
-        if self.spark_connect_url != self._embedded_spark_connect:
+        if self.spark_connect_is_external:
             return None
         try:
             found: str | None = json.loads((self.home / "secrets.json").read_text()).get("spark_connect_token")

@@ -19,6 +19,7 @@ from stack import artifacts, state
 from stack.secrets import Secrets, load_secrets
 from stack.services import services
 from stack.supervisor import Supervisor
+from stack.up import finish_restore
 from tests.conftest import Stack
 
 ARCHIVE = PROJECT / "tests" / "data" / "state-0.1.0.tar.xz"
@@ -75,16 +76,17 @@ class Line(Stack):
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[Line]:
-    """Starts what `make up` starts, but Airflow, and stops it at the end."""
+def running(settings: Settings, *without: str) -> Iterator[Line]:
+    """Starts what `make up` starts, but Airflow and these services, and stops it at the end."""
     state.migrate(settings)
     secrets = load_secrets(settings)
     artifacts.fetch(settings)
     supervisor = Supervisor(settings)
-    wanted = [service for service in services(settings, secrets) if not service.name.startswith("airflow")]
+    wanted = [each for each in services(settings, secrets) if not each.name.startswith(("airflow", *without))]
     line = Line(settings, supervisor, secrets)
     supervisor.start(wanted)
     try:
+        finish_restore(settings, supervisor, wanted)
         for service in wanted:
             line.await_ready(service.name)
         yield line

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,6 @@ from flight_delays.predictor.state import read_state
 from flight_delays.predictor.status import read_status
 from flight_delays.settings import get_settings
 from flight_delays_airflow import maintenance
-from stack import backup
 from tests.conftest import Stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
@@ -223,10 +221,6 @@ def test_no_dag_and_no_page_ends_it(
         documents = ({"_id": f"gain/ATL/{n}", "sum": 1.0, "count": 1} for n in range(20_000))
         assert conditions.import_documents(many[Collection.CONTEXT], documents)["written"] == 20_000
         assert read_state(many).serving is None
-        with tempfile.TemporaryFile() as pages:
-            for page in backup._pages(many, Collection.RESPONSES):
-                pages.writelines(document.raw for document in page)
-            assert pages.tell() > 100 * COUNT
     finally:
         get_settings.cache_clear()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import json
 import logging
@@ -61,11 +62,20 @@ def test_make_status_and_predictions_show_it(
     assert ESCAPED in out.getvalue()
     assert not set("\x1b\x07\x9b\u202e") & set(out.getvalue())
     monkeypatch.setattr(mongo, "database", lambda _: nullcontext())
-    monkeypatch.setattr(console, "last_predictions", lambda *_: [{"_id": EVIL}])
-    console.predictions(Settings(), 1)
+    now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    flight = {"Carrier": "AA", "Origin": EVIL, "Dest": "SFO", "FlightDate": now, "DepDelay": 5.0, "PredictedAt": now}
+    document = {"_id": EVIL, **flight, "Prediction": 2, "Probability": [0.0, 0.1, 0.6, 0.3]}
+    monkeypatch.setattr(console, "last_predictions", lambda *_: [document])
+    console.predictions(Settings(), 1, as_json=True)
     shown = capsys.readouterr().out
     assert shown.isascii()
     assert json.loads(shown)["_id"] == EVIL
+    console.predictions(Settings(), 1)
+    shown = capsys.readouterr().out
+    assert "Slightly Late 60%" in shown
+    assert "\\x1b" in shown
+    assert not set("\x1b\x07\x9b\u202e") & set(shown)
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_make_logs_shows_it(tmp_path: Path) -> None:

@@ -72,24 +72,22 @@ class Settings(BaseSettings):
         default=0, ge=0, le=5_700, description="Number added to every port, so that two stacks can run side by side"
     )
 
-    web_bind: str = Field(
-        default=LOOPBACK, description="Address on which the web app listens; `0.0.0.0` or `::` for all addresses"
-    )
+    web_bind: str = Field(default=LOOPBACK, description="Address on which the web app listens; `::` for all addresses")
     web_hosts: str = Field(
         default="",
         description="Host names, besides `localhost`, by which browsers reach the web app, e.g. a proxy's: "
         "`flights.example,.cloudshell.dev` (`.name`: the domain and all below it). The web app refuses other names. "
         "Addresses need no entry",
     )
-    port_web: int = Field(default=5000, description="Port of the web app")
-    port_airflow: int = Field(default=9090, description="Port of Airflow's UI and API")
-    port_airflow_execution: int = Field(default=9091, description="Port of Airflow's API for its tasks")
-    port_spark_ui: int = Field(default=8080, description="Port of the Spark UI of the Spark Connect server")
-    port_kafka: int = Field(default=9092, description="Port of Kafka")
-    port_kafka_controller: int = Field(default=9093, description="Port of Kafka's KRaft controller")
-    port_mongo: int = Field(default=27017, description="Port of MongoDB")
-    port_spark_connect: int = Field(default=15002, description="Port of Spark Connect")
-    port_supervisor: int = Field(default=9001, description="Port of the process manager")
+    port_web: int = Field(default=5000, description="Web app")
+    port_airflow: int = Field(default=9090, description="Airflow's UI and API")
+    port_airflow_execution: int = Field(default=9091, description="Airflow's API for its tasks")
+    port_spark_ui: int = Field(default=8080, description="Spark UI of the Spark Connect server")
+    port_kafka: int = Field(default=9092, description="Kafka")
+    port_kafka_controller: int = Field(default=9093, description="Kafka's KRaft controller")
+    port_mongo: int = Field(default=27017, description="MongoDB")
+    port_spark_connect: int = Field(default=15002, description="Spark Connect")
+    port_supervisor: int = Field(default=9001, description="Process manager")
 
     kafka_bootstrap: str = Field(
         default="", description="Kafka brokers, `host:port`, separated by commas; empty: the embedded broker"
@@ -127,7 +125,8 @@ class Settings(BaseSettings):
     notify_from: str = Field(default="airflow@localhost", description="Sender of that mail")
     smtp_url: str = Field(
         default="smtp://127.0.0.1:25",
-        description="Mail server: `smtp://host:port`, or with TLS `smtps://user:password@host:port`",
+        description="Mail server: `smtp://host:port`, or with TLS `smtps://LOGIN@host:port`, where LOGIN is the user, "
+        "a colon and the password",
     )
 
     mlflow_tracking_uri: str = Field(

@@ -32,5 +32,13 @@ def test_make_commands_exist(page: Path) -> None:
     assert {target for command in commands for target in command.split()} <= TARGETS
 
 
+@pytest.mark.parametrize("page", [*PAGES, *sorted(PROJECT.glob("dags/*.md"))], ids=lambda page: page.name)
+def test_files_exist(page: Path) -> None:
+    for name in re.findall(
+        r"`((?:bench|dags|docker|docs|include|spark_jobs|stack|tests|webapp)/[\w/.]+)`", page.read_text()
+    ):
+        assert (PROJECT / name).exists(), name
+
+
 def test_the_readme_is_short() -> None:
     assert len((PROJECT / "README.md").read_text().splitlines()) <= 110

@@ -179,7 +179,8 @@ class Installation:
         changed = self.settings.model_copy(update=changes)
         self.stop("spark-connect")
         self.start("spark-connect")
-        reconcile(changed)
+        with mongo.database(changed) as db:
+            reconcile(changed, db)
         return changed
 
     @property

@@ -19,6 +19,7 @@ from bench.results import BUSY, MICROBATCH, ORIGINAL, RATE, REALTIME, BatchDurat
 from bench.traffic import Exchange, percentile, records_flights, send
 from flight_delays.contract import RESPONSE_TOPIC, Collection, DagId
 from flight_delays.errors import PredictorError
+from flight_delays.infra import mongo
 from flight_delays.model import registry
 from flight_delays.predictor.control import reconcile
 from flight_delays.predictor.engine import ping
@@ -214,7 +215,8 @@ def _kill(inst: Installation, settings: Settings) -> tuple[float, float, int]:
     inst.kill("spark-connect")
     until("the Spark Connect server", 120, lambda: _pings(settings))
     server = time.monotonic()
-    reconcile(settings)
+    with mongo.database(settings) as db:
+        reconcile(settings, db)
     seen = Counter(answer.key() for answer in kafka.read(RESPONSE_TOPIC, before, kafka.ends(RESPONSE_TOPIC)))
     kafka.close()
     return killed, server, sum(times - 1 for times in seen.values())

@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 from flight_delays.contract import CLIENT_ID
 from flight_delays.infra.files import write_private
+from flight_delays.infra.mongo import CLIENT_OPTIONS
 from flight_delays.settings import LOOPBACK, PROJECT, Settings
 from stack import artifacts, state
 from stack.secrets import Secrets
@@ -414,7 +415,7 @@ def _mongo_connection(settings: Settings) -> dict[str, object]:
     login, colon, password = authority.rpartition("@")[0].partition(":")
     known = {"login": unquote_plus(login), "password": unquote_plus(password)} if colon else {}
     host = rest.removeprefix(f"{login}:{password}@") if colon else rest
-    return {"conn_type": "mongo", "host": host, "extra": {"srv": scheme == "mongodb+srv"}, **known}
+    return {"conn_type": "mongo", "host": host, "extra": {"srv": scheme == "mongodb+srv", **CLIENT_OPTIONS}, **known}
 
 
 def _smtp_connection(settings: Settings) -> dict[str, object]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from flight_delays.errors import CanaryError, PredictorError, RegistryError, plain
+from flight_delays.errors import CanaryError, PredictorError, RegistryError
 from flight_delays.infra.mongo import ensure_indexes
 from flight_delays.infra.topics import ensure_topics
 from flight_delays.model import registry
@@ -31,7 +31,6 @@ def create_indexes() -> None:
         ensure_indexes(db)
 
 
-@plain()
 def reconcile(params: Mapping[str, Any], run: str, events: Mapping[Any, Any]) -> dict[str, Any]:
     """Does `params["action"]`; returns what was done.
 
@@ -44,7 +43,8 @@ def reconcile(params: Mapping[str, Any], run: str, events: Mapping[Any, Any]) ->
     try:
         if action is Action.RECONCILE and registry.read_pointer(settings.models).champion is None:
             raise AirflowSkipException("there is no model yet; training triggers this DAG again")
-        done = control.reconcile(settings, action, params["version"], reason=_reason(events), dag_run=run)
+        with database() as db:
+            done = control.reconcile(settings, db, action, params["version"], reason=_reason(events), dag_run=run)
     except (PredictorError, CanaryError, RegistryError) as error:
         raise AirflowFailException(str(error)) from error
     return done.summary()

@@ -34,7 +34,6 @@ from flight_delays.data.sources.nycflights13 import NycFlights13
 from flight_delays.infra import mongo
 from flight_delays.infra.topics import ensure_topics
 from flight_delays.model import promotion, registry
-from flight_delays.predictor.control import reconcile
 from flight_delays.predictor.state import read_state
 from flight_delays.predictor.workload import CANARY
 from flight_delays.settings import PROJECT, Settings, get_settings
@@ -43,6 +42,7 @@ from stack.services import BIN, services, spark_environment
 from stack.steps import Step
 from stack.supervisor import Supervisor
 from stack.up import await_ready
+from tests.integration.line import reconcile
 
 PLACE = "/flights/delays/predict/classify_realtime"
 KEPT = ("mongo", "kafka/data", "kafka/cluster.id", "models", "checkpoints", "data/flight_records")

@@ -16,7 +16,8 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from flight_delays.contract import CLIENT_ID, REQUEST_TOPIC, DagId
 from flight_delays.errors import PredictorError
 from flight_delays.infra import mongo
-from flight_delays.predictor import engine
+from flight_delays.predictor import control, engine
+from flight_delays.predictor.control import Outcome
 from flight_delays.predictor.handover import committed
 from flight_delays.predictor.state import Deployment, Wanted, read_state
 from flight_delays.predictor.workload import CANARY
@@ -24,6 +25,12 @@ from flight_delays.settings import Settings
 from stack.airflow_api import ACTIVE, AirflowApi
 from tests.conftest import Stack
 from tests.web.form import RESPONSE
+
+
+def reconcile(settings: Settings, *asked: Any, **more: Any) -> Outcome:
+    """`control.reconcile`, on a client of its own."""
+    with mongo.database(settings) as db:
+        return control.reconcile(settings, db, *asked, **more)
 
 
 def check(settings: Settings) -> Deployment | None:

@@ -21,7 +21,7 @@ from pymongo.errors import PyMongoError
 
 from flight_delays.contract import REQUEST_TOPIC, Collection
 from flight_delays.infra import mongo
-from flight_delays.predictor.control import Result, reconcile
+from flight_delays.predictor.control import Result
 from flight_delays.predictor.state import read_state
 from flight_delays.settings import PROJECT, Settings
 from stack import backup, console, state
@@ -31,7 +31,7 @@ from stack.steps import StepFailedError
 from stack.supervisor import Supervisor
 from stack.up import submit_flight
 from tests.conftest import Stack, settings_in
-from tests.integration.line import answer, until
+from tests.integration.line import answer, reconcile, until
 from tests.integration.old_state import EXPECTED, running, unpack
 from tests.web.form import FLIGHT, SUBMIT
 

@@ -13,14 +13,14 @@ import pytest
 from flight_delays.contract import Collection
 from flight_delays.errors import PredictorError
 from flight_delays.infra import mongo
-from flight_delays.predictor.control import Result, reconcile
+from flight_delays.predictor.control import Result
 from flight_delays.predictor.engine import ping
 from flight_delays.predictor.state import read_state
 from flight_delays.settings import LOOPBACK
 from stack import state
 from stack.up import submit_flight
 from tests.conftest import Stack, settings_in
-from tests.integration.line import check, goes_on
+from tests.integration.line import check, goes_on, reconcile
 from tests.integration.old_state import EXPECTED, running, unpack
 from tests.web.form import RESPONSE
 

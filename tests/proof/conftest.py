@@ -14,13 +14,13 @@ from flight_delays.data.sources.nycflights13 import NycFlights13
 from flight_delays.infra import mongo
 from flight_delays.infra.topics import ensure_topics
 from flight_delays.model import registry
-from flight_delays.predictor.control import reconcile
 from flight_delays.settings import PROJECT, Settings
 from stack import artifacts
 from stack.secrets import load_secrets
 from stack.services import BIN, inherited_environment, services, spark_environment
 from stack.supervisor import Supervisor
 from tests.conftest import Stack, settings_in
+from tests.integration.line import reconcile
 from tests.proof import faults
 from tests.proof.faults import Clock
 

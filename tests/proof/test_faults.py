@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from flight_delays.predictor.control import reconcile
 from tests.conftest import NO_MOUNT, Stack
+from tests.integration.line import reconcile
 from tests.proof import faults
 from tests.proof.conftest import ENGINES, start
 from tests.proof.faults import Clock, Operator

@@ -25,13 +25,13 @@ from flight_delays.infra.kafka import ends
 from flight_delays.infra.topics import ensure_topics
 from flight_delays.model import registry
 from flight_delays.predictor import control, engine, events, handover, probe, timeouts
-from flight_delays.predictor.control import Result, reconcile
+from flight_delays.predictor.control import Result
 from flight_delays.predictor.events import Kind
 from flight_delays.predictor.state import Action, Deployment, State, Wanted, change_state, read_state
 from flight_delays.predictor.status import read_status
 from flight_delays.settings import Settings
 from tests.conftest import Stack
-from tests.integration.line import check, compressed, flight, goes_on, messages_on, put, put_bomb, until
+from tests.integration.line import check, compressed, flight, goes_on, messages_on, put, put_bomb, reconcile, until
 from tests.proof import faults
 from tests.proof.witness import Witness
 
@@ -39,8 +39,10 @@ _ACT = """
 import sys
 from flight_delays.predictor.control import reconcile
 from flight_delays.predictor.state import Action
+from flight_delays.infra import mongo
 from flight_delays.settings import get_settings
-reconcile(get_settings(), Action(sys.argv[1]), *sys.argv[2:])
+with mongo.database(get_settings()) as db:
+    reconcile(get_settings(), db, Action(sys.argv[1]), *sys.argv[2:])
 """
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]

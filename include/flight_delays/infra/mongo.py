@@ -12,7 +12,7 @@ from pymongo.database import Database
 from flight_delays.contract import DATABASE, Collection
 from flight_delays.settings import Settings
 
-_CLIENT_OPTIONS: dict[str, Any] = {
+CLIENT_OPTIONS: dict[str, Any] = {
     "tz_aware": True,
     # An acknowledged write survives: a real MongoDB waits for the journals of a majority; the embedded server accepts
     # both words and commits before it answers anyway.
@@ -40,7 +40,7 @@ def connect(settings: Settings, **client_options: Any) -> Database[dict[str, Any
     `client_options` are MongoClient's and override ours. Where the server is away, the first use raises pymongo's
     ServerSelectionTimeoutError after 2.5 s.
     """
-    client: MongoClient[dict[str, Any]] = MongoClient(settings.mongo_uri, **{**_CLIENT_OPTIONS, **client_options})
+    client: MongoClient[dict[str, Any]] = MongoClient(settings.mongo_uri, **{**CLIENT_OPTIONS, **client_options})
     return client[DATABASE]
 
 

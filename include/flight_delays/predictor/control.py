@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flight_delays.contract import REQUEST_TOPIC
 from flight_delays.errors import BrokerError, CanaryError, OvertakenError, PredictorError, sentence
-from flight_delays.infra import mongo
 from flight_delays.infra.kafka import ends
 from flight_delays.model import promotion, registry
 from flight_delays.predictor import canary, engine
@@ -74,6 +73,7 @@ class Outcome:
 
 def reconcile(
     settings: Settings,
+    db: Database[dict[str, Any]],
     action: Action = Action.RECONCILE,
     version: str | None = None,
     *,
@@ -86,13 +86,6 @@ def reconcile(
     RegistryError with the reason, in one sentence; what served before goes on serving where it can. Raises
     OvertakenError where another run came in between.
     """
-    with mongo.database(settings) as db:
-        return _reconcile(settings, db, action, version, reason=reason, dag_run=dag_run)
-
-
-def _reconcile(
-    settings: Settings, db: Database[dict[str, Any]], action: Action, version: str | None, *, reason: str, dag_run: str
-) -> Outcome:
     begin = time.monotonic()
 
     def event(kind: Kind, deployment: Deployment | None, why: str) -> None:

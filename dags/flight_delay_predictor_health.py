@@ -28,7 +28,7 @@ ALARM = AssetAlias(ALARM_ALIAS)
 )
 def flight_delay_predictor_health() -> None:
     @task.short_circuit(outlets=[ALARM])
-    def query_is_active(outlet_events: Any) -> dict[str, Any] | None:
+    def query_is_active(outlet_events: Any) -> dict[str, Any]:  # each key becomes an XCom
         from flight_delays_airflow import flight_delay_predictor_health as tasks
 
         return tasks.query_is_active(outlet_events[ALARM])

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def query_is_active(alarm: OutletEventAccessor) -> dict[str, Any] | None:
+def query_is_active(alarm: OutletEventAccessor) -> dict[str, Any]:
     """Checks the query; returns `uuids`, a canary's for each partition, and `deployment`, which has to answer them.
 
-    None, and an event of `alarm`, where it is unhealthy. Raises AirflowSkipException where no query is wanted.
+    Empty, with an event of `alarm`, where it is unhealthy. Raises AirflowSkipException where no query is wanted.
     """
     settings = get_settings()
     with _raises(alarm, Part.QUERY):
@@ -41,7 +41,7 @@ def query_is_active(alarm: OutletEventAccessor) -> dict[str, Any] | None:
             raise PredictorError(reason)
         found = partitions_of(KafkaAdminClientHook(KAFKA_CONNECTION).get_conn, settings, REQUEST_TOPIC)
         return {"uuids": canary.canary_ids(len(found)), "deployment": state.serving.generation}
-    return None
+    return {}
 
 
 def canaries_stored(alarm: OutletEventAccessor, sent: dict[str, Any]) -> float | None:

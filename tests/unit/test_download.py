@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 import ssl
 import subprocess
@@ -30,14 +31,17 @@ def fetch(server: Server, folder: Path, sha256: str | None = None) -> Downloaded
     return download(server.url, folder, sha256=sha256, attempts=4, first_wait=0.01)
 
 
-def test_a_file_is_fetched_whole_and_only_once(server: Server, tmp_path: Path) -> None:
-    seen: list[tuple[int, int | None]] = []
-    first = download(server.url, tmp_path / "new", progress=lambda size, total: seen.append((size, total)))
+def test_a_file_is_fetched_whole_and_only_once(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "flight_delays.data.sources.download")
+    monkeypatch.setattr("flight_delays.data.sources.download._LOG_EVERY_SECONDS", 0)
+    first = fetch(server, tmp_path / "new")
     assert first.path == tmp_path / "new" / "flights.bin"
     assert first.path.read_bytes() == CONTENT
     assert first.sha256 == hashlib.sha256(CONTENT).hexdigest()
     assert (first.bytes, first.unchanged, first.etag) == (len(CONTENT), False, server.etag)
-    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert caplog.messages[-1] == "flights.bin: 0.3 of 0.3 MB (100%)"
 
     again = fetch(server, tmp_path / "new")
     assert (again.unchanged, again.sha256) == (True, first.sha256)

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
 import ssl
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
+from pydantic import BaseModel
+
 from flight_delays.data.sources.text import MAX_BYTES
 from flight_delays.errors import DataError
-from flight_delays.infra.files import move_durably, sha256_of, write_atomically
+from flight_delays.infra.files import move_durably, read_json, sha256_of, write_atomically
 
 if TYPE_CHECKING:
     import httpx
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int | None], None]
-"""Is told the bytes that are there and, where the server said so, those to come in all."""
 
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LOG_EVERY_SECONDS: Final = 5.0
@@ -49,15 +47,13 @@ class Downloaded:
     unchanged: bool = False
 
 
-@dataclass(frozen=True)
-class _Origin:
-    """Kept beside a file (or a part of one): where it came from, which version, and what it must look like."""
+class _Origin(BaseModel):
+    """Kept beside a file (or a part of one): where it came from, which version, and the whole file's checksum."""
 
     url: str
     etag: str | None = None
     last_modified: str | None = None
     sha256: str | None = None
-    bytes: int | None = None
 
     @property
     def validator(self) -> str | None:
@@ -70,7 +66,6 @@ def download(
     target_dir: Path,
     *,
     sha256: str | None = None,
-    progress: Progress | None = None,
     attempts: int = 6,
     first_wait: float = 1.0,
 ) -> Downloaded:
@@ -78,12 +73,13 @@ def download(
 
     A file that is there and unchanged on the server is not fetched again; a transfer that was cut off goes on where
     it ended. Faults that may pass (connection, 408, 429, 5xx) are tried `attempts` times, waiting `first_wait` seconds,
-    twice that, and so on. Without `progress`, a line is logged every 5 s.
+    twice that, and so on.
 
     Raises NotFoundError, DataError (refused, or another checksum than `sha256`), TransferError (after all attempts).
     """
     from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt, wait_exponential
 
+    sha256 = sha256 and sha256.lower()
     parts = urlsplit(str(url_or_path))
     if parts.scheme in ("", "file"):
         return _local(Path(unquote(parts.path)) if parts.scheme else Path(url_or_path), sha256)
@@ -98,7 +94,7 @@ def download(
         before_sleep=before_sleep_log(log, logging.WARNING),
         reraise=True,
     )
-    return retrying(_fetch, str(url_or_path), target_dir / name, sha256 and sha256.lower(), progress or _logged(name))
+    return retrying(_fetch, str(url_or_path), target_dir / name, sha256)
 
 
 def _local(path: Path, sha256: str | None) -> Downloaded:
@@ -109,37 +105,60 @@ def _local(path: Path, sha256: str | None) -> Downloaded:
         digest = sha256_of(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    _check(path, digest, sha256 and sha256.lower())
+    _check(path, digest, sha256)
     return Downloaded(path, digest, path.stat().st_size, unchanged=True)
 
 
-def _check(what: object, digest: str, expected: str | None) -> None:
+def _check(what: object, digest: str | None, expected: str | None) -> None:
     if expected and digest != expected:
         raise DataError(f"{what} has SHA-256 {digest}, expected {expected}: it is another file, or the checksum is old")
 
 
-def _fetch(url: str, target: Path, sha256: str | None, progress: Progress) -> Downloaded:
+def _fetch(url: str, target: Path, sha256: str | None) -> Downloaded:
     """One attempt."""
     import httpx
 
     part = target.with_name(target.name + ".part")
-    known, begun = _read_origin(target), _read_origin(part)
-    headers = {"Accept-Encoding": "identity"}  # the length on the wire is then the file's
-    if known and (known.url, known.bytes, known.sha256) == (url, target.stat().st_size, sha256_of(target)):
-        done = Downloaded(target, known.sha256 or "", known.bytes or 0, known.etag, unchanged=True)
-        if sha256 == done.sha256:
-            return _in_use(done)
-        headers |= {"If-None-Match": known.etag} if known.etag else {}
-        headers |= {"If-Modified-Since": known.last_modified} if known.last_modified else {}
-    if begun and begun.url == url and begun.validator:
-        headers |= {"Range": f"bytes={part.stat().st_size}-", "If-Range": begun.validator}
+    known = _read_origin(target)
+    if known and (known.url, known.sha256) != (url, sha256_of(target)):
+        known = None
+    if known and known.sha256 == sha256:
+        return _in_use(target, known)
+    client = httpx.Client(timeout=httpx.Timeout(60, connect=10), follow_redirects=True)
+    with _explained(url), client, client.stream("GET", url, headers=_headers(url, known, part)) as response:
+        if response.status_code == httpx.codes.NOT_MODIFIED and known:
+            _check(url, known.sha256, sha256)
+            return _in_use(target, known)
+        origin = _receive(response, url, part)
+    digest = sha256_of(part)
     try:
-        timeout = httpx.Timeout(60, connect=10)
-        with httpx.stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
-            if response.status_code == httpx.codes.NOT_MODIFIED:
-                _check(url, done.sha256, sha256)
-                return _in_use(done)
-            origin = _receive(response, url, part, progress)
+        _check(url, digest, sha256)
+    except DataError:
+        part.unlink()
+        raise
+    move_durably(part, target)
+    _write_origin(target, origin.model_copy(update={"sha256": digest}))
+    _sidecar(part).unlink(missing_ok=True)
+    return Downloaded(target, digest, target.stat().st_size, origin.etag)
+
+
+def _headers(url: str, known: _Origin | None, part: Path) -> dict[str, str]:
+    """Asks for the file unless it is the one that is `known`, and only for what is missing in `part`."""
+    headers: dict[str, str | None] = {"Accept-Encoding": "identity"}  # the length on the wire is then the file's
+    if known:
+        headers |= {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified}
+    if (begun := _read_origin(part)) and begun.url == url and begun.validator:
+        headers |= {"Range": f"bytes={part.stat().st_size}-", "If-Range": begun.validator}
+    return {name: value for name, value in headers.items() if value}
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Raises TransferError for httpx's errors that may pass, and DataError for the others."""
+    import httpx
+
+    try:
+        yield
     except httpx.TransportError as error:
         if _untrusted(error):
             raise DataError(
@@ -149,17 +168,6 @@ def _fetch(url: str, target: Path, sha256: str | None, progress: Progress) -> Do
         raise TransferError(f"{url}: {error or type(error).__name__}") from error
     except (httpx.RequestError, httpx.InvalidURL) as error:
         raise DataError(f"{url} cannot be downloaded: {error}") from error
-    digest = sha256_of(part)
-    try:
-        _check(url, digest, sha256)
-    except DataError:
-        part.unlink()
-        raise
-    size = part.stat().st_size
-    move_durably(part, target)
-    _write_origin(target, _Origin(url, origin.etag, origin.last_modified, digest, size))
-    _sidecar(part).unlink(missing_ok=True)
-    return Downloaded(target, digest, size, origin.etag)
 
 
 def _untrusted(error: BaseException | None) -> bool:
@@ -169,39 +177,26 @@ def _untrusted(error: BaseException | None) -> bool:
     )
 
 
-def _in_use(done: Downloaded) -> Downloaded:
-    """Marks it as used now: what nobody used for long is removed one day."""
-    for path in (done.path, _sidecar(done.path)):
-        os.utime(path)
-    return done
+def _in_use(path: Path, origin: _Origin) -> Downloaded:
+    """Marks the file as used now, as maintenance removes what was not used for long."""
+    for each in (path, _sidecar(path)):
+        os.utime(each)
+    return Downloaded(path, origin.sha256 or "", path.stat().st_size, origin.etag, unchanged=True)
 
 
-def _receive(response: httpx.Response, url: str, part: Path, progress: Progress) -> _Origin:
+def _receive(response: httpx.Response, url: str, part: Path) -> _Origin:
     """Writes the body to `part`, behind what is there if the server agrees to go on; returns once it is complete."""
     status, headers = response.status_code, response.headers
-    origin = _Origin(url, headers.get("ETag"), headers.get("Last-Modified"))
-    offset = 0
-    if status == 206:
-        resumed = re.match(r"bytes (\d+)-", headers.get("Content-Range", ""))
-        offset = part.stat().st_size
-        if not resumed or int(resumed[1]) != offset:
-            part.unlink()
-            raise TransferError(f"{url}: the server answered with another range than asked for")
-    elif status == 416:  # the part is longer than the file
-        part.unlink()
-        raise TransferError(f"{url}: the server cannot go on at the place asked for")
-    elif status in (404, 410):
-        raise NotFoundError(f"{url} does not exist (HTTP {status})")
-    elif status in _TRANSIENT:
-        raise TransferError(f"{url}: HTTP {status}")
-    elif status != 200:
-        raise DataError(f"{url} cannot be downloaded: the server answered HTTP {status}")
-    else:
+    origin = _Origin(url=url, etag=headers.get("ETag"), last_modified=headers.get("Last-Modified"))
+    size = part.stat().st_size if part.is_file() else 0
+    if status == 200:
+        size = 0
         part.unlink(missing_ok=True)
         _write_origin(part, origin)
-    length = headers.get("Content-Length")
-    total = offset + int(length) if length else None
-    size = offset
+    elif status != 206 or not headers.get("Content-Range", "").startswith(f"bytes {size}-"):
+        raise _refusal(url, status, part)
+    total = size + int(headers["Content-Length"]) if "Content-Length" in headers else None
+    logged = time.monotonic()
     with part.open("ab") as file:
         for data in response.iter_raw():
             file.write(data)
@@ -209,23 +204,24 @@ def _receive(response: httpx.Response, url: str, part: Path, progress: Progress)
             if size > MAX_BYTES:
                 part.unlink()
                 raise DataError(f"{url} is larger than {MAX_BYTES:,} bytes: it is refused")
-            progress(size, total)
+            if time.monotonic() - logged >= _LOG_EVERY_SECONDS:
+                logged = time.monotonic()
+                share = f" of {total / 1e6:.1f} MB ({size / total:.0%})" if total else " MB"
+                log.info("%s: %.1f%s", part.stem, size / 1e6, share)
     if total is not None and size != total:
         raise TransferError(f"{url}: cut off after {size} of {total} bytes")
     return origin
 
 
-def _logged(name: str) -> Progress:
-    last = time.monotonic()
-
-    def progress(size: int, total: int | None) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _LOG_EVERY_SECONDS:
-            last = time.monotonic()
-            share = f" of {total / 1e6:.1f} MB ({size / total:.0%})" if total else " MB"
-            log.info("%s: %.1f%s", name, size / 1e6, share)
-
-    return progress
+def _refusal(url: str, status: int, part: Path) -> Exception:
+    if status in (206, 416):  # another range than asked for; or the part is longer than the file
+        part.unlink(missing_ok=True)
+        return TransferError(f"{url}: the server cannot go on at the place asked for")
+    if status in (404, 410):
+        return NotFoundError(f"{url} does not exist (HTTP {status})")
+    if status in _TRANSIENT:
+        return TransferError(f"{url}: HTTP {status}")
+    return DataError(f"{url} cannot be downloaded: the server answered HTTP {status}")
 
 
 def _sidecar(path: Path) -> Path:
@@ -235,10 +231,10 @@ def _sidecar(path: Path) -> Path:
 def _read_origin(path: Path) -> _Origin | None:
     """Where the file came from; None without the file, or without a note that can be read."""
     try:
-        return _Origin(**json.loads(_sidecar(path).read_text())) if path.is_file() else None
-    except (OSError, ValueError, TypeError):
+        return read_json(_sidecar(path), _Origin) if path.is_file() else None
+    except (OSError, DataError):
         return None
 
 
 def _write_origin(path: Path, origin: _Origin) -> None:
-    write_atomically(_sidecar(path), json.dumps(asdict(origin)))
+    write_atomically(_sidecar(path), origin.model_dump_json())

@@ -25,7 +25,7 @@ import psutil
 
 from bench import report
 from bench.bts import write_month
-from flight_delays.data import quality, records
+from flight_delays.data import quality, records, validation
 from flight_delays.data.sources import Status
 from flight_delays.data.sources.bts import Bts
 from flight_delays.data.sources.nycflights13 import NycFlights13
@@ -66,7 +66,7 @@ def step(name: str, folder: Path) -> None:
     if name == "validate":
         for month in MONTHS:
             source = Bts(str(folder / "{year}-{month:02}.zip"), month)
-            records.validate(source, source.fetch(folder), settings.records, months=month)
+            validation.validate(source, source.fetch(folder), settings.records, months=month)
     elif name == "quality":
         quality.check_months(stagings, settings)
     elif name == "publish":

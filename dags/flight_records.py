@@ -16,6 +16,7 @@ from flight_delays.contract import DagId
 from flight_delays.data import quality, records
 from flight_delays.data.sources import ARCHIVE_URL, NotPublishedError, SourceName, get_source, split
 from flight_delays.settings import get_settings
+from flight_delays_airflow import flight_records as tasks
 from flight_delays_airflow.names import AssetName, Tag, asset, default_args
 
 RECORDS = asset(AssetName.RECORDS)
@@ -69,9 +70,9 @@ def flight_records() -> None:
             raise AirflowSkipException("these same data were announced before: there is nothing new to train on")
         yield Metadata(RECORDS, summary)
 
-    validate = task(task_id="validate", max_active_tis_per_dag=2, trigger_rule=EVEN_SKIPPED)(records.validate_file)
+    validate = task(task_id="validate", max_active_tis_per_dag=2, trigger_rule=EVEN_SKIPPED)(tasks.validate)
     stagings = validate.expand(file=download.expand(file=plan()))
-    published = task(trigger_rule=EVEN_SKIPPED)(quality.publish)(stagings, report := check(stagings))
+    published = task(trigger_rule=EVEN_SKIPPED)(tasks.publish)(stagings, report := check(stagings))
     announce(published)
     published >> task(task_id="held_back")(quality.refuse_held_back)(report)  # fails the run, not the other months
 

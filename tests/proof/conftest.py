@@ -20,6 +20,7 @@ from stack.secrets import load_secrets
 from stack.services import BIN, inherited_environment, services, spark_environment
 from stack.supervisor import Supervisor
 from tests.conftest import Stack, settings_in
+from tests.flights import import_records
 from tests.integration.line import reconcile
 from tests.proof import faults
 from tests.proof.faults import Clock
@@ -71,7 +72,7 @@ def engines(clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     secrets = load_secrets(settings)
     artifacts.fetch(settings)
     months = "2013-11..2013-12"
-    records.import_records(NycFlights13(), records_dir=settings.records, downloads=settings.downloads, months=months)
+    import_records(NycFlights13(), records_dir=settings.records, downloads=settings.downloads, months=months)
     registry.promote(settings.models, train(settings, 3))
     supervisor = Supervisor(settings)
     stack = Stack(settings, supervisor, secrets)

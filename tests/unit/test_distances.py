@@ -8,9 +8,9 @@ import pytest
 
 from flight_delays.contract import Pair
 from flight_delays.data.distances import PAIRS_FILE, fetch_pairs, read_pairs, with_flown_pairs
-from flight_delays.data.records import import_records
 from flight_delays.data.sources.nycflights13 import NycFlights13
 from flight_delays.errors import DataError
+from tests.flights import import_records
 
 GOOD = '{"Origin":"ATL","Dest":"SFO","Distance":2139.0}'
 

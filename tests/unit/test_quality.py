@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from bench.bts import write_month
-from flight_delays.data import quality, records
+from flight_delays.data import quality, records, validation
 from flight_delays.data.sources.archive import Archive
 from flight_delays.data.sources.bts import Bts
 from flight_delays.errors import DataError
@@ -41,7 +41,7 @@ def stage(settings: Settings, month: str, frame: pd.DataFrame) -> Path:
     settings.home.mkdir(exist_ok=True)
     write_month(settings.home / f"{month}.zip", frame)
     source = Bts(str(settings.home / "{year}-{month:02}.zip"), month)
-    return records.validate(source, source.fetch(settings.home), settings.records, months=month, max_bad_share=0.5)
+    return validation.validate(source, source.fetch(settings.home), settings.records, months=month, max_bad_share=0.5)
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_a_month_that_is_there_outlasts_a_worse_one(settings: Settings) -> None:
 
 def test_a_month_of_an_archive_is_held_back_alone_too(settings: Settings) -> None:
     source = write_archive(settings.home / "archive.jsonl", {"2015-01": 5.0, "2015-02": 500.0, "2015-03": 5.0})
-    staging = records.validate(source, Path(source.url), settings.records)
+    staging = validation.validate(source, Path(source.url), settings.records)
     found = quality.check_months([staging], settings)
     assert [entry["held_back"] for entry in found] == [False, True, False]
     manifest = records.publish([staging], settings.records, ["2015-02"])
@@ -181,16 +181,12 @@ def test_another_sources_months_are_no_measure(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"DepDelay": 1e6}, "DepDelay: in_range"),
-        ({"ArrDelay": None}, "ArrDelay: not_nullable"),
-        ({"Carrier": "ua!"}, "Carrier: matches"),
-        ({"FlightNum": "7"}, "field_uniqueness|multiple_fields_uniqueness|unique"),
+        ({"ArrDelay": None}, "400 nulls"),
+        ({"FlightNum": "7"}, r"\d+ duplicates"),
     ],
     ids=str,
 )
-def test_what_validation_should_have_kept_out_does_not_pass_here_either(
-    settings: Settings, changes: dict[str, Any], message: str
-) -> None:
+def test_a_month_with_nulls_or_duplicates_is_refused(settings: Settings, changes: dict[str, Any], message: str) -> None:
     staging = stage(settings, "2013-01", flights("2013-01"))
     (path,) = staging.glob("bts/*.parquet")
     pd.read_parquet(path).assign(**changes).astype({"ArrDelay": float, "DepDelay": float}).to_parquet(path, index=False)

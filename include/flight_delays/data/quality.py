@@ -1,28 +1,26 @@
-"""The quality report of staged flight records: each month by itself, and against the month before.
+"""The quality report of staged flight records: each month's figures, and its shift against the month before.
 
-pandera checks the rows once more, now as they will be published and as a whole (types, nulls, ranges, duplicates),
-and whether a month fits the one before; the distances between distributions are scipy's.
+`records.validate` has checked each row. The report checks the months: none is much smaller than the one before it, or
+has other distributions; the distances between distributions are scipy's.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from flight_delays.data import records
 from flight_delays.errors import DataError
-from flight_delays.settings import Settings, get_settings
+from flight_delays.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pandera.pandas as pa
 
 log = logging.getLogger(__name__)
 
-_NUMBERS: Final = ("DepDelay", "ArrDelay", "Distance")
 _CATEGORIES: Final = ("Carrier", "Origin", "Dest")
 
 
@@ -37,57 +35,17 @@ def check_months(
     the first month is held back. Where it is unlike that one, it is compared with the last month that was not held
     back. Raises DataError where all months are held back.
     """
-    import pandas as pd
-
-    records_dir, limits = settings.records, {"max_shift": settings.max_month_shift, "min_rows": settings.min_month_rows}
-    staged = [(folder, manifest) for folder in map(Path, stagings) if (manifest := records.read_manifest(folder))]
-    current = records.read_manifest(records_dir)
-    published = [(records_dir, current)] if current and staged and current.source == staged[0][1].source else []
-    files = {
-        month.month: folder / month.path for folder, manifest in [*published, *staged] for month in manifest.months
-    }
-    entries: list[dict[str, Any]] = []
-    held: set[str] = set()
-    for month in sorted(month.month for _, manifest in staged for month in manifest.months):
-        rows = _read(files[month])
-        before = last = str(pd.Period(month) - 1)
-        while last in held:
-            last = str(pd.Period(last) - 1)
-        for each in dict.fromkeys((before, last)):
-            found = _month(rows, _read(files[each]) if each in files else None, **limits)
-            if each == before or not found["failed"]:
-                entry = {"month": month, "before": each if each in files else None, **found}
-            if not found["failed"]:
-                break
-        entry["held_back"] = bool(entry["failed"]) and month not in accept
-        held |= {month} if entry["held_back"] else set()
-        entries.append(entry)
-    columns = ["month", "rows", "nulls", "duplicates", "before", "shift"]
-    for _, manifest in staged:
-        log.info(
-            "read from %s: %s flown, %s cancelled, %s diverted, set aside: %s",
-            ", ".join(month.month for month in manifest.months),
-            *(f"{count:,}" for count in (manifest.rows, manifest.cancelled, manifest.diverted)),
-            manifest.rejected or "none",
-        )
-    if entries:
-        table = pd.DataFrame(entries)
-        ranges = pd.DataFrame(
-            [{name: f"{low:g}..{high:g}" for name, (low, high) in entry["ranges"].items()} for entry in entries]
-        )
-        shift = table["shift"].map(lambda each: ", ".join(f"{name} {value:.2f}" for name, value in each.items()) or "-")
-        wrong = table["failed"].map(lambda each: "; ".join(each) or "good").rename("verdict")
-        shown = pd.concat([table[columns[:-1]], ranges, shift, wrong], axis=1)
-        log.info("quality by month, with the shift (0..1) against the month before:\n%s", shown.to_string(index=False))
-    if entries and len(held) == len(entries):
-        refuse_held_back(entries)
-    return entries
-
-
-def publish(stagings: Iterable[str] | None, report: Collection[dict[str, Any]]) -> dict[str, Any]:
-    """Publishes the months that the report does not hold back, as a task; returns the summary, with the report."""
-    held = [entry["month"] for entry in report if entry["held_back"]]
-    return {**records.publish(stagings or (), get_settings().records, held).summary(), "quality": report}
+    staged = {folder: records.read_staged(folder) for folder in map(Path, stagings)}
+    files = _files(staged, settings.records)
+    report: list[dict[str, Any]] = []
+    for month in sorted(month.month for manifest in staged.values() for month in manifest.months):
+        held = {entry["month"] for entry in report if entry["held_back"]}
+        entry = _entry(month, held, files, settings)
+        report.append({**entry, "held_back": bool(entry["failed"]) and month not in accept})
+    _log(staged.values(), report)
+    if report and all(entry["held_back"] for entry in report):
+        refuse_held_back(report)
+    return report
 
 
 def refuse_held_back(report: Collection[dict[str, Any]]) -> None:
@@ -100,65 +58,71 @@ def refuse_held_back(report: Collection[dict[str, Any]]) -> None:
         )
 
 
-def schema(before_rows: int, shift: dict[str, float], *, max_shift: float, min_rows: float) -> pa.DataFrameSchema:
-    """What a month must fulfil: the contract's types and ranges, each flight once, and a likeness to the month before.
-
-    `shift` holds its distances to the month before, which had `before_rows` rows (0: there is none).
-    """
-    import pandera.pandas as pa
-
-    columns = {name: pa.Column(float, pa.Check.in_range(*bounds)) for name, bounds in records.NUMBERS.items()}
-    columns |= {
-        name: pa.Column(checks=pa.Check(_matches(pattern), name=f"matches {pattern}"))
-        for name, pattern in records.TEXTS.items()
-    }
-    columns |= {
-        name: pa.Column("int32", pa.Check.in_range(1, last))
-        for name, last in (("DayOfMonth", 31), ("DayOfWeek", 7), ("DayOfYear", 366))
-    }
-    columns["FlightDate"] = pa.Column("datetime64[ms]")
-    checks = [
-        pa.Check(
-            lambda rows: len(rows) >= min_rows * before_rows,
-            name=f"at least {min_rows:.0%} of the {before_rows:,} rows of the month before",
-        )
-    ]
-    checks += [
-        pa.Check(
-            lambda _, value=value: value <= max_shift, name=f"{name} shifted by {value:.2f}, more than {max_shift:.2f}"
-        )
-        for name, value in shift.items()
-    ]
-    return pa.DataFrameSchema(columns, checks=checks, unique=list(records.KEY), strict=True)
+def _files(staged: Mapping[Path, records.Manifest], records_dir: Path) -> dict[str, Path]:
+    """The file of each staged month, and of each published month of the same source."""
+    current = records.read_manifest(records_dir)
+    published = (
+        {records_dir: current} if current and current.source in {each.source for each in staged.values()} else {}
+    )
+    every = {**published, **staged}
+    return {month.month: folder / month.path for folder, manifest in every.items() for month in manifest.months}
 
 
-def _matches(pattern: str) -> Any:
-    # few values, many rows: each value is looked at once
-    return lambda texts: texts.cat.remove_unused_categories().cat.categories.str.fullmatch(pattern).all()
+def _entry(month: str, held: Collection[str], files: Mapping[str, Path], settings: Settings) -> dict[str, Any]:
+    """The entry of a month, compared with the month before or, where it is unlike that, the last one not in `held`."""
+    import pandas as pd
+
+    before = last = str(pd.Period(month) - 1)
+    while last in held:
+        last = str(pd.Period(last) - 1)
+    candidates = [_compare(month, each, files, settings) for each in dict.fromkeys((before, last))]
+    return next((each for each in candidates if not each["failed"]), candidates[0])
 
 
-def _month(rows: pd.DataFrame, before: pd.DataFrame | None, *, max_shift: float, min_rows: float) -> dict[str, Any]:
-    from pandera.errors import SchemaErrors
-
-    shift = {} if before is None else distances(rows, before, _NUMBERS, _CATEGORIES)
-    failed: list[str] = []
-    try:
-        expected = schema(0 if before is None else len(before), shift, max_shift=max_shift, min_rows=min_rows)
-        expected.validate(rows, lazy=True)
-    except SchemaErrors as error:
-        cases = error.failure_cases
-        counts = cases.groupby([cases["column"].astype(str), cases["check"].astype(str)], sort=False).size()
-        failed = [
-            check if column == "None" else f"{column}: {check} ({count})" for (column, check), count in counts.items()
-        ]
+def _compare(month: str, before: str, files: Mapping[str, Path], settings: Settings) -> dict[str, Any]:
+    """The entry of a month, compared with the month `before` where `files` has it."""
+    rows, earlier = _read(files[month]), _read(files[before]) if before in files else None
+    shift = {} if earlier is None else distances(rows, earlier, records.NUMBERS, _CATEGORIES)
+    limit, share, expected = settings.max_month_shift, settings.min_month_rows, 0 if earlier is None else len(earlier)
+    nulls, duplicates = int(rows.isna().sum().sum()), int(rows.duplicated(list(records.KEY)).sum())
+    failed = [f"{count} {name}" for name, count in (("nulls", nulls), ("duplicates", duplicates)) if count]
+    if len(rows) < share * expected:
+        failed.append(f"at least {share:.0%} of the {expected:,} rows of the month before are expected")
+    failed += [f"{name} shifted by {far:.2f}, more than {limit:.2f}" for name, far in shift.items() if not far <= limit]
     return {
+        "month": month,
+        "before": before if before in files else None,
         "rows": len(rows),
-        "nulls": int(rows.isna().sum().sum()),
-        "duplicates": int(rows.duplicated(list(records.KEY)).sum()),
-        "ranges": {name: [float(rows[name].min()), float(rows[name].max())] for name in _NUMBERS},
+        "nulls": nulls,
+        "duplicates": duplicates,
+        "ranges": {name: [float(rows[name].min()), float(rows[name].max())] for name in records.NUMBERS},
         "shift": {name: round(value, 4) for name, value in shift.items()},
         "failed": failed,
     }
+
+
+def _log(staged: Iterable[records.Manifest], report: Iterable[dict[str, Any]]) -> None:
+    import pandas as pd
+
+    for manifest in staged:
+        log.info(
+            "read from %s: %s flown, %s cancelled, %s diverted, rejected: %s",
+            ", ".join(month.month for month in manifest.months),
+            *(f"{count:,}" for count in (manifest.rows, manifest.cancelled, manifest.diverted)),
+            manifest.rejected or "none",
+        )
+    lines = [
+        {
+            **{name: entry[name] for name in ("month", "rows", "nulls", "duplicates", "before")},
+            **{name: f"{low:g}..{high:g}" for name, (low, high) in entry["ranges"].items()},
+            "shift": ", ".join(f"{name} {value:.2f}" for name, value in entry["shift"].items()) or "-",
+            "verdict": "; ".join(entry["failed"]) or "good",
+        }
+        for entry in report
+    ]
+    if lines:
+        table = pd.DataFrame(lines).to_string(index=False)
+        log.info("quality by month, with the shift (0..1) against the month before:\n%s", table)
 
 
 def distances(

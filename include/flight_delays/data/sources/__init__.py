@@ -39,7 +39,7 @@ class Chunk:
 
     `rows` has the contract's columns, not yet validated: texts and numbers as they came, times as "HHMM",
     `FlightDate` as datetime64 (missing where unreadable). `DayOf*` are absent where the source does not have them.
-    `raw` has the source's own columns, and is kept for rows that are set aside. `status` holds `Status` values.
+    `raw` has the source's own columns, and is kept for rejected rows. `status` holds `Status` values.
     """
 
     rows: pd.DataFrame

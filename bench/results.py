@@ -7,12 +7,10 @@ from typing import Any, Final
 
 RATE: Final = 10.0
 """Requests a second, where nothing else is said."""
-MODES: Final = (
-    REALTIME := "real-time mode, 10/s",
-    BUSY := "real-time mode, 200/s",
-    MICROBATCH := "micro-batches, the product's sink, 10/s",
-    ORIGINAL := "micro-batches, MongoDB's connector, 10/s",
-)
+REALTIME: Final = "real-time mode, 10/s"
+BUSY: Final = "real-time mode, 200/s"
+MICROBATCH: Final = "micro-batches, the product's sink, 10/s"
+ORIGINAL: Final = "micro-batches, MongoDB's connector, 10/s"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, NamedTuple, Self
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -276,10 +276,22 @@ class Context(Message):
 
 WEATHER: Final = tuple(name for name in Context.model_fields if name.startswith("Origin"))
 GAINS: Final = ("DestGainYesterday", "DestGain7Days")
+ENTERED: Final = ("Carrier", "FlightDate", "FlightNum", "Origin", "Dest", "DepDelay", "CRSDepTime")
+"""Fields of a request that a person enters; the web app looks up or makes the others."""
 
 
 class Flight(Context, Pair):
-    """What a request asks about, and its answer repeats."""
+    """What a request asks about, and its answer repeats.
+
+    A new field changes these places; tests/unit/test_request_fields.py fails where one is forgotten:
+
+    1. here, or in `Context` where it is looked up; in `ENTERED` where a person enters it; `make schemas`
+    2. entered: `webapp.forms` (`FlightForm`, `ACCEPTED`) and webapp/templates/predict_kafka.html
+    3. looked up: `data.conditions`
+    4. learned from: `model.features.with_features` and, but for weather and gains, the columns in `data.sources`
+
+    The rest follows: the query's checks, the answers, replays, and the names that the web app reserves.
+    """
 
     UUID: RequestId
     Timestamp: UtcTime
@@ -472,9 +484,6 @@ def read_fields(value: bytes | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}
-
-
-AnswerStatus = Literal["OK", "WAIT", "REJECTED"]
 
 
 def is_uuid(text: str) -> bool:

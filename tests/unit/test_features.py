@@ -5,7 +5,7 @@ import datetime as dt
 import pytest
 
 from flight_delays.contract import date_parts
-from flight_delays.model.features import CATEGORICAL, NUMERIC, route
+from flight_delays.model.features import CATEGORICAL, NUMERIC
 
 
 @pytest.mark.parametrize(
@@ -25,10 +25,6 @@ def test_date_parts(day, expected):
 def test_a_week_is_one_to_seven():
     monday = dt.date(2013, 7, 1)
     assert [date_parts(monday + dt.timedelta(days)).DayOfWeek for days in range(7)] == [1, 2, 3, 4, 5, 6, 7]
-
-
-def test_route():
-    assert route("ATL", "SFO") == "ATL-SFO"
 
 
 def test_the_label_is_no_feature():

@@ -17,7 +17,7 @@ from uuid import UUID, uuid5
 
 from flight_delays.answers.request import request_message
 from flight_delays.answers.scoreboard import Scoreboard
-from flight_delays.contract import REQUEST_TOPIC, Collection
+from flight_delays.contract import ENTERED, REQUEST_TOPIC, Collection
 from flight_delays.data.conditions import find_context
 from flight_delays.data.records import read_flights, read_manifest
 from flight_delays.errors import DataError, sentence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flight_delays.answers.replay")
 
-_ASKED: Final = ["Carrier", "FlightDate", "FlightNum", "Origin", "Dest", "DepDelay", "Distance", "CRSDepTime"]
+_ASKED: Final = [*ENTERED, "Distance"]
 _NAMESPACE: Final = UUID("6f3d0c1e-5f5b-4c0e-9d57-0b6a6d1c9a11")
 _KAFKA_SECONDS: Final = 30.0
 _SCORE_SECONDS: Final = 1.0

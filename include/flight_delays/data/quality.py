@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from flight_delays.data import records
+from flight_delays.data.sources import NUMBERS
 from flight_delays.errors import DataError
 from flight_delays.settings import Settings
 
@@ -82,7 +83,7 @@ def _entry(month: str, held: Collection[str], files: Mapping[str, Path], setting
 def _compare(month: str, before: str, files: Mapping[str, Path], settings: Settings) -> dict[str, Any]:
     """The entry of a month, compared with the month `before` where `files` has it."""
     rows, earlier = _read(files[month]), _read(files[before]) if before in files else None
-    shift = {} if earlier is None else distances(rows, earlier, records.NUMBERS, _CATEGORIES)
+    shift = {} if earlier is None else distances(rows, earlier, NUMBERS, _CATEGORIES)
     limit, share, expected = settings.max_month_shift, settings.min_month_rows, 0 if earlier is None else len(earlier)
     nulls, duplicates = int(rows.isna().sum().sum()), int(rows.duplicated(list(records.KEY)).sum())
     failed = [f"{count} {name}" for name, count in (("nulls", nulls), ("duplicates", duplicates)) if count]
@@ -95,7 +96,7 @@ def _compare(month: str, before: str, files: Mapping[str, Path], settings: Setti
         "rows": len(rows),
         "nulls": nulls,
         "duplicates": duplicates,
-        "ranges": {name: [float(rows[name].min()), float(rows[name].max())] for name in records.NUMBERS},
+        "ranges": {name: [float(rows[name].min()), float(rows[name].max())] for name in NUMBERS},
         "shift": {name: round(value, 4) for name, value in shift.items()},
         "failed": failed,
     }

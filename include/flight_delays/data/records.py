@@ -19,18 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from flight_delays.contract import (
-    AIRPORT_PATTERN,
-    CARRIER_PATTERN,
-    DELAY_MINUTES,
-    DISTANCE_MILES,
-    FLIGHT_NUMBER_PATTERN,
-    HHMM_PATTERN,
-    DagId,
-    DateParts,
-    Pair,
-)
-from flight_delays.data.sources import SourceName, month_name, month_range
+from flight_delays.contract import DagId, DateParts, Pair
+from flight_delays.data.sources import NUMBERS, TEXTS, SourceName, month_name, month_range
 from flight_delays.errors import DataError
 from flight_delays.infra import files
 from flight_delays.infra.files import move_durably, read_json, write_atomically
@@ -42,15 +32,6 @@ if TYPE_CHECKING:
 
 HELD_BACK: Final = "month_held_back"
 KEY: Final = ("FlightDate", "Carrier", "FlightNum", "Origin", "Dest", "CRSDepTime")
-NUMBERS: Final = {"ArrDelay": DELAY_MINUTES, "DepDelay": DELAY_MINUTES, "Distance": DISTANCE_MILES}
-TEXTS: Final = {
-    "Carrier": CARRIER_PATTERN,
-    "FlightNum": FLIGHT_NUMBER_PATTERN,
-    "Origin": AIRPORT_PATTERN,
-    "Dest": AIRPORT_PATTERN,
-    "CRSDepTime": HHMM_PATTERN,
-    "CRSArrTime": HHMM_PATTERN,
-}
 MANIFEST: Final = "manifest.json"
 STAGING: Final = "staging"
 _STALE_SECONDS: Final = 24 * 3600

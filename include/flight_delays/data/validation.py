@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING, Final
 
 from flight_delays.contract import FIRST_DATE, LAST_DATE, DateParts, Reason, date_parts
 from flight_delays.data import records
-from flight_delays.data.records import KEY, NUMBERS, TEXTS, Manifest, MonthFile
-from flight_delays.data.sources import Chunk, Source, SourceName, Status, month_range
+from flight_delays.data.records import KEY, Manifest, MonthFile
+from flight_delays.data.sources import NUMBERS, TEXTS, Chunk, Source, SourceName, Status, month_range
 from flight_delays.errors import DataError
 from flight_delays.infra.files import move_durably, sha256_of, write_atomically
 

@@ -27,11 +27,6 @@ UNKNOWN: Final = -10_000.0
 LABEL: Final = "ArrDelayBucket"
 
 
-def route(origin: str, dest: str) -> str:
-    """The route's name, such as "ATL-SFO"."""
-    return f"{origin}-{dest}"
-
-
 def with_features(flights: DataFrame) -> DataFrame:
     """Adds (or corrects) what is computed from a flight's own columns: the date parts, `Route` and `NUMERIC`.
 

@@ -9,6 +9,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from flight_delays.contract import (
+    AIRPORT_PATTERN,
+    CARRIER_PATTERN,
+    DELAY_MINUTES,
+    DISTANCE_MILES,
+    FLIGHT_NUMBER_PATTERN,
+    HHMM_PATTERN,
+)
 from flight_delays.errors import DataError
 from flight_delays.settings import get_settings
 
@@ -17,6 +25,18 @@ if TYPE_CHECKING:
 
 ARCHIVE_URL: Final = "https://s3.amazonaws.com/agile_data_science/simple_flight_delay_features.jsonl.bz2"
 """Public address of the original system's training file."""
+
+
+NUMBERS: Final = {"ArrDelay": DELAY_MINUTES, "DepDelay": DELAY_MINUTES, "Distance": DISTANCE_MILES}
+TEXTS: Final = {
+    "Carrier": CARRIER_PATTERN,
+    "FlightNum": FLIGHT_NUMBER_PATTERN,
+    "Origin": AIRPORT_PATTERN,
+    "Dest": AIRPORT_PATTERN,
+    "CRSDepTime": HHMM_PATTERN,
+    "CRSArrTime": HHMM_PATTERN,
+}
+"""The columns of a flight record beside `FlightDate` and what follows from it, with their limits and patterns."""
 
 
 class NotPublishedError(DataError):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flight_delays.data.sources import ARCHIVE_URL, Chunk, SourceName, Status, status_of
+from flight_delays.contract import DateParts
+from flight_delays.data.sources import ARCHIVE_URL, NUMBERS, TEXTS, Chunk, SourceName, Status, status_of
 from flight_delays.data.sources.download import download
 from flight_delays.data.sources.text import open_text
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 _BLOCK_BYTES: Final = 8 << 20
 _CHUNK_LINES: Final = 50_000
 """Lines of two bytes, read one by one, would take 400 times their size."""
-_NUMBERS: Final = ("ArrDelay", "DepDelay", "Distance", "DayOfMonth", "DayOfWeek", "DayOfYear")
-_TEXTS: Final = ("CRSArrTime", "CRSDepTime", "Carrier", "Dest", "FlightDate", "FlightNum", "Origin")
+_NUMBERS: Final = (*NUMBERS, *DateParts._fields)
+_TEXTS: Final = ("FlightDate", *TEXTS)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 LONGEST: Final = 800
 
@@ -51,6 +54,12 @@ def sentence(error: object) -> str:
         text = details["writeErrors"][0].get("errmsg")
     text = LOGIN.sub("", _DUMP.sub("", str(text))).strip()
     return text.splitlines()[0].strip()[:LONGEST] if text else type(error).__name__
+
+
+def problems(error: ValidationError) -> str:
+    """What pydantic found wrong, each with its field."""
+    found = error.errors(include_url=False, include_input=False)
+    return "; ".join(": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"]))) for each in found)
 
 
 @contextmanager

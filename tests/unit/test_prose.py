@@ -36,7 +36,9 @@ IN_HINTS = {r"such as": "e.g."}
 
 TEXTS = ["*.md", "docs/**/*.md", "dags/*.md", ".github/**/*.md", "include/**/*.md"]
 HINTS = ["webapp/templates/*.html", "webapp/static/*.js", "include/**/*.html"]
-MODULES = ["dags/*.py", "webapp/forms.py"]
+LIBRARY = "include/flight_delays"
+MODULES = ["dags/*.py", "webapp/forms.py", *(f"{LIBRARY}/{part}/**/*.py" for part in ("data", "model", "answers"))]
+MODULES += [f"{LIBRARY}/contract.py", f"{LIBRARY}/schemas.py"]
 """Python files of which all texts are checked: docstrings, Params, messages. Extend it folder by folder."""
 
 

@@ -6,14 +6,14 @@ import datetime as dt
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
 from flight_delays.contract import REQUEST_TOPIC, read_request
-from flight_delays.errors import DataError, sentence
+from flight_delays.errors import DataError, problems, sentence
 from flight_delays.infra.batches import is_of_a_batch
 from flight_delays.infra.printable import one_line
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 EXAMPLES: Final = 3
 LISTED: Final = 100
-"""So many that were not replayed are in the task's return value; the log has all."""
+"""Maximum number of requests that were not replayed in the task's return value; the log has all."""
 _BATCH: Final = 100
 _KAFKA_SECONDS: Final = 30.0
 _READ_ON: Final = 10_000
-"""So many messages are read sooner than the consumer finds another place, which takes it half a second."""
+"""Reading this many messages takes as long as finding another place: half a second."""
 
 log = logging.getLogger("flight_delays.answers.dead_letters")
 
@@ -49,15 +49,13 @@ def report(rejected: Documents, since: dt.datetime) -> dict[str, Any]:
         group = groups.setdefault((reason, field or ""), empty)
         group["rejected"] += 1
         group["replayed"] += "ReplayedAt" in document
-        newest = sorted([*group["examples"], document], key=lambda each: each["RejectedAt"], reverse=True)
-        group["examples"] = newest[:EXAMPLES]
-    for group in groups.values():
-        group["examples"] = [_example(rejected, document) for document in group["examples"]]
+        if len(group["examples"]) < EXAMPLES:
+            group["examples"].append(_example(rejected, document))
     summary = {
         "since": since.isoformat(timespec="seconds"),
         "rejected": sum(group["rejected"] for group in groups.values()),
         "replayed": sum(group["replayed"] for group in groups.values()),
-        "groups": [group for _, group in sorted(groups.items(), key=lambda item: -item[1]["rejected"])],
+        "groups": sorted(groups.values(), key=lambda group: -group["rejected"]),
     }
     log.info("%s", as_text(summary))
     return summary
@@ -175,7 +173,7 @@ def replay(
 
 
 def _place(document: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Partition and offset on the request topic; None for what the sink set aside, which was no request."""
+    """Partition and offset on the request topic; None for what the sink rejected, which was no request."""
     if not str(document["_id"]).startswith(f"{REQUEST_TOPIC}-"):
         return None
     return document["partition"], document["offset"]
@@ -229,7 +227,7 @@ def original(document: Mapping[str, Any], originals: Mapping[tuple[int, int], Or
     """
     place = _place(document)
     if place is None:
-        raise NotReplayableError("was set aside by the sink and is no request")
+        raise NotReplayableError("was rejected by the sink and is no request")
     checksum = document.get("payload_sha256")
     found = originals.get(place)
     if found is not None and _sha256(found.value) == checksum:
@@ -259,17 +257,10 @@ def patched(message: Original, changes: Mapping[str, Any] | None) -> Original:
         value = json.dumps(fields | dict(changes)).encode()
     try:
         read_request(value, message.key)
-    except ValidationError as error:
-        problems = "; ".join(_problems(error))
-        raise NotReplayableError(f"would be rejected again: {problems}") from error
     except ValueError as error:
-        raise NotReplayableError(f"would be rejected again: {error}") from error
+        why = problems(error) if isinstance(error, ValidationError) else error
+        raise NotReplayableError(f"would be rejected again: {why}") from error
     return Original(message.key, value)
-
-
-def _problems(error: ValidationError) -> Iterator[str]:
-    for problem in error.errors(include_url=False, include_input=False):
-        yield ": ".join([*map(str, problem["loc"]), problem["msg"]])
 
 
 def _send(producer: Producer, batch: list[tuple[str, Original]]) -> tuple[list[str], list[str]]:

@@ -97,9 +97,9 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
 
 def as_text(found: dict[str, Any]) -> str:
     """A report as a table, to be read in a task's log."""
-    lines = [f"{found['asked']:,} flights asked about, against {found['trained']:,} that {found['model']} learned from"]
-    lines.append(f"{'':<12}{'distance 0..1':>14}{'unseen':>9}")
-    for name, value in sorted(found["distances"].items(), key=lambda each: -each[1]):
-        unseen = f"{found['unseen'][name]:.1%}" if name in found["unseen"] else ""
-        lines.append(f"{name:<12}{value:>14.3f}{unseen:>9}".rstrip())
-    return "\n".join(lines)
+    import pandas as pd
+
+    head = f"{found['asked']:,} flights asked about, against {found['trained']:,} that {found['model']} learned from"
+    table = pd.DataFrame({"distance 0..1": found["distances"], "share unseen": found["unseen"]})
+    shown = table.sort_values("distance 0..1", ascending=False).to_string(float_format="%.3f", na_rep="")
+    return f"{head}\n{shown}"

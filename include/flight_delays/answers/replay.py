@@ -1,4 +1,4 @@
-"""Replays: a past period's flights through the real line once more, in the order of time, against what happened.
+"""Replays: a past period's flights through the real pipeline again, in the order of time, against what happened.
 
 A flight's message holds what was known at its departure. How late it arrived never leaves this process: it is compared
 with the answer in MongoDB, and the score so far is a document that the web app's scoreboard shows.
@@ -17,7 +17,7 @@ from uuid import UUID, uuid5
 
 from flight_delays.answers.request import request_message
 from flight_delays.answers.scoreboard import Scoreboard
-from flight_delays.contract import ENTERED, REQUEST_TOPIC, Collection
+from flight_delays.contract import BUCKETS, ENTERED, REQUEST_TOPIC, Collection
 from flight_delays.data.conditions import find_context
 from flight_delays.data.records import read_flights, read_manifest
 from flight_delays.errors import DataError, sentence
@@ -35,12 +35,12 @@ _KAFKA_SECONDS: Final = 30.0
 _SCORE_SECONDS: Final = 1.0
 _LOG_SECONDS: Final = 15.0
 _LOOKED_UP: Final = 1000
-"""So many open flights are looked for at a time, oldest first: answers come in the order of sending."""
+"""Open flights that are looked for at a time, oldest first: answers come in the order of sending."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which flights are sent, and how many a second; `limit` (if any) takes the first so many."""
+    """Which flights are sent, and how many a second; `limit` (if any) is the maximum number of flights."""
 
     first: dt.date
     last: dt.date
@@ -149,7 +149,7 @@ class _Replay:
         }
         self.flights = len(rows)
         self.sent = min(int(before.get("Sent", 0)), len(rows))
-        self.open = list(range(self.sent))  # after a cut, the answers so far are read once more
+        self.open = list(range(self.sent))  # after a cut, the answers so far are read again
 
     @property
     def complete(self) -> bool:
@@ -213,21 +213,16 @@ def one_line(document: Mapping[str, Any]) -> str:
 
 def as_text(document: Mapping[str, Any]) -> str:
     """A replay's score as tables, to be read in a task's log."""
-    from flight_delays.contract import BUCKETS
+    import pandas as pd
 
-    lines = [one_line(document), ""]
-    head = f"{'':<22}{'flights':>9}{'accuracy':>10}{'macro-F1':>10}{'log-loss':>10}{'Brier':>8}{'calibration':>13}"
-    lines.append(head)
     rows = {"so far": document["SoFar"], "last": document["Window"], "on the holdout": document["Expected"]}
     rows |= {f"carrier {name}": score for name, score in document["ByCarrier"].items()}
     rows |= {f"origin {name}": score for name, score in document["ByOrigin"].items()}
-    for name, score in rows.items():
-        if score:
-            lines.append(
-                f"{name:<22}{score['rows']:>9,}{score['accuracy']:>10.3f}{score['macro_f1']:>10.3f}"
-                f"{score['log_loss']:>10.3f}{score['brier']:>8.3f}{score['calibration_error']:>13.3f}"
-            )
-    lines += ["", "what happened (rows) against what was predicted (columns)"]
-    for bucket, counts in zip(BUCKETS, document["Confusion"], strict=True):
-        lines.append(f"{bucket.label:<36}" + "".join(f"{count:>9,}" for count in counts))
-    return "\n".join(lines)
+    scored = {name: score for name, score in rows.items() if score}
+    if not scored:
+        return one_line(document)
+    scores = pd.DataFrame.from_dict(scored, orient="index")
+    confusion = pd.DataFrame(document["Confusion"], index=[bucket.label for bucket in BUCKETS])
+    head = "what happened (rows) against what was predicted (columns)"
+    shown = scores.to_string(float_format="%.3f"), head, confusion.to_string(header=False)
+    return "\n".join([one_line(document), *shown])

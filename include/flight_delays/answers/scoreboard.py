@@ -12,9 +12,9 @@ from flight_delays.contract import BUCKETS, SPLITS
 from flight_delays.model import metrics
 
 WINDOW: Final = 1000
-"""The sliding window holds so many answers."""
+"""Answers in the sliding window."""
 CURVE: Final = 200
-"""So many points of the window's course are kept; when there are more, every second one goes."""
+"""Maximum number of points of the window's course; when there are more, every second one goes."""
 
 
 class Scoreboard:
@@ -49,15 +49,17 @@ class Scoreboard:
         """
         counts = {"Answered": len(self._answered), "Rejected": self.rejected, "ModelVersions": dict(self._versions)}
         if not self._answered:
-            empty: dict[str, Any] = {
+            groups: dict[str, Any] = {name: {} for name in self._groups}
+            confusion = np.zeros((len(BUCKETS),) * 2, dtype=int).tolist()
+            return {
+                **counts,
                 "SoFar": None,
                 "Window": None,
-                "ByCarrier": {},
-                "ByOrigin": {},
+                **groups,
                 "Calibration": [],
                 "Curve": [],
+                "Confusion": confusion,
             }
-            return {**counts, **empty, "Confusion": np.zeros((len(BUCKETS),) * 2, dtype=int).tolist()}
         order = np.asarray(self._answered)
         labels, probabilities = self._labels[order], self._probabilities[order]
         window = metrics.score(labels[-WINDOW:], probabilities[-WINDOW:])

@@ -2,7 +2,8 @@
 
 Delivery through Kafka is at least once and every insert is harmless when repeated (`_id` decides, the first answer
 stays), so all that keeps a message from being lost is the order: write first, commit the offset afterwards. A message
-that cannot be stored becomes a rejected document, and the rest goes on; while MongoDB is away the sink tries for ever.
+that cannot be stored becomes a rejected document, and the rest goes on; while MongoDB is away the sink tries again
+without a limit.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from flight_delays.contract import (
     read_fields,
     rejected_id,
 )
-from flight_delays.errors import BrokerError, sentence
+from flight_delays.errors import BrokerError, problems, sentence
 from flight_delays.infra.batches import Unreadable, is_of_a_batch, skip
 from flight_delays.infra.mongo import connect, ensure_indexes
 from flight_delays.infra.printable import log_to_stderr
@@ -108,7 +109,7 @@ def entry(message: Message) -> Entry:
         collection, document = _document(message)
         return _encoded(collection, document, message)
     except NotStorableError as error:
-        return set_aside(message, str(error))
+        return reject(message, str(error))
 
 
 def _document(message: Message) -> tuple[Collection, dict[str, Any]]:
@@ -122,11 +123,7 @@ def _document(message: Message) -> tuple[Collection, dict[str, Any]]:
         letter = DeadLetter.model_validate_json(value)
         return Collection.REJECTED, _rejection(letter, _kafka_time(message))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-            for problem in error.errors(include_url=False, include_input=False)
-        )
-        raise NotStorableError(problems) from error
+        raise NotStorableError(problems(error)) from error
 
 
 def _answer(response: Response, predicted_at: dt.datetime) -> tuple[Collection, dict[str, Any]]:
@@ -155,7 +152,7 @@ def _rejection(letter: DeadLetter, rejected_at: dt.datetime) -> dict[str, Any]:
     return document
 
 
-def set_aside(message: Message, problem: str) -> Entry:
+def reject(message: Message, problem: str) -> Entry:
     """The rejected document for a message of the sink's own topics; its `_id` names that topic, not the requests'.
 
     For an error in place of a batch, the document of that batch.
@@ -176,7 +173,7 @@ def set_aside(message: Message, problem: str) -> Entry:
     }
     if (uuid := _readable_uuid(message)) is not None:
         document["UUID"] = uuid
-    log.warning("Set aside %s: %s", document["_id"], document["detail"])
+    log.warning("Rejected %s: %s", document["_id"], document["detail"])
     return Entry(Collection.REJECTED, document["_id"], bson.encode(document), message)
 
 
@@ -208,7 +205,7 @@ def _kafka_time(message: Message) -> dt.datetime:
 
 
 def store(db: Database[dict[str, Any]], entries: Iterable[Entry]) -> None:
-    """Inserts what is absent. When it returns, each entry is stored: as it is, or set aside where MongoDB refused it.
+    """Inserts what is absent. When it returns, each entry is stored; as a rejected document where MongoDB refused it.
 
     May be repeated. Raises PyMongoError where MongoDB is away or takes nothing at all.
     """
@@ -240,7 +237,7 @@ def _insert(db: Database[dict[str, Any]], collection: Collection, entries: list[
         target.insert_many([RawBSONDocument(item.bson) for item in entries], ordered=False)
     except BulkWriteError as error:
         if error.details.get("writeConcernErrors"):
-            raise  # written, but perhaps not for good: once more
+            raise  # written, but perhaps not durably: try again
         for failure in error.details["writeErrors"]:
             refused = entries[failure["index"]]
             if failure["code"] != _DUPLICATE_KEY:
@@ -274,10 +271,10 @@ def _insert_beside(db: Database[dict[str, Any]], refused: Entry) -> None:
 
 
 def _replace(db: Database[dict[str, Any]], refused: Entry, problem: str) -> None:
-    """Stores the set-aside document instead; if MongoDB takes that, it was the document's fault, else this raises."""
-    substitute = set_aside(refused.message, f"MongoDB refused it: {problem}")
+    """Stores the rejected document instead; if MongoDB takes that, it was the document's fault, else this raises."""
+    substitute = reject(refused.message, f"MongoDB refused it: {problem}")
     if substitute.id == refused.id:
-        raise OperationFailure(f"MongoDB refused even the set-aside document {refused.id}: {problem}")
+        raise OperationFailure(f"MongoDB refused even the rejected document {refused.id}: {problem}")
     try:
         db[Collection.REJECTED].insert_one(RawBSONDocument(substitute.bson))
     except OperationFailure as error:
@@ -305,7 +302,7 @@ class Sink:
                 "enable.auto.commit": True,
                 "auto.commit.interval.ms": 1_000,
                 "enable.auto.offset.store": False,
-                "session.timeout.ms": 6_000,  # so long a successor waits for its partitions after kill -9
+                "session.timeout.ms": 6_000,  # a successor waits this long for its partitions after kill -9
                 "heartbeat.interval.ms": 2_000,
                 "queued.max.messages.kbytes": 16 * 1024,
                 "fetch.queue.backoff.ms": 20,  # the default of 1 s stops the flow each time that queue is full
@@ -378,7 +375,7 @@ class Sink:
         if not self._until_done(lambda: found.append(skip(self._consumer, self._settings, error))) or not found[0]:
             return
         problem = f"the batch of the offsets {found[0].first} to {found[0].last} is unreadable: {found[0].reason}"
-        entry = set_aside(error, problem)
+        entry = reject(error, problem)
         if self._until_done(lambda: store(self._db, [entry])):
             behind = TopicPartition(error.topic(), error.partition(), found[0].last + 1)
             self._written.append((time.monotonic(), behind))

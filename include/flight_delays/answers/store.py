@@ -14,7 +14,7 @@ from flight_delays.contract import Collection
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a request: its document of `Collection.RESPONSES` (OK) or of `Collection.REJECTED`."""
+    """The answer to a request: its document of `Collection.RESPONSES` (OK) or of `Collection.REJECTED`."""
 
     status: Literal["OK", "REJECTED"]
     document: dict[str, Any]

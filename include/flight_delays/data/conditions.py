@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flight_delays.contract import AIRPORT_PATTERN, GAIN_MINUTES, WEATHER, Collection, Context, flight_number
 from flight_delays.data.sources.text import open_text
 from flight_delays.errors import DataError
+from flight_delays.infra.files import move_durably
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,8 +121,6 @@ def publish_weather(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
     import pandas as pd
     import pyarrow as pa
     from pyarrow import parquet
-
-    from flight_delays.infra.files import move_durably
 
     file, part = folder / _FILE, folder / f".{_FILE}.part"  # Spark does not read what begins with a dot
     if file.is_file():

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from flight_delays.contract import Collection, Pair
 from flight_delays.data import airports
 from flight_delays.data.sources.text import open_text
-from flight_delays.errors import DataError
+from flight_delays.errors import DataError, problems
 
 if TYPE_CHECKING:
     from pymongo.collection import Collection as MongoCollection
@@ -26,7 +26,7 @@ _SHOWN_ERRORS: Final = 10
 def read_pairs(path: Path) -> list[Pair]:
     """All pairs of a JSON Lines file. DataError names each malformed or contradictory line (the first ten)."""
     if not path.is_file():
-        raise DataError(f"{path} is not a file: expected JSON Lines such as {PAIRS_FILE.name}")
+        raise DataError(f"{path} is not a file: expected JSON Lines, e.g. {PAIRS_FILE.name}")
     pairs: dict[tuple[str, str], tuple[int, Pair]] = {}
     errors = []
     with open_text(path, _MAX_BYTES) as file:
@@ -36,8 +36,7 @@ def read_pairs(path: Path) -> list[Pair]:
             try:
                 pair = Pair.model_validate_json(line)
             except ValidationError as error:
-                problems = (f"{'.'.join(map(str, each['loc']))} {each['msg']}".strip() for each in error.errors())
-                errors.append(f"line {number}: {'; '.join(problems)}")
+                errors.append(f"line {number}: {problems(error)}")
                 continue
             first, known = pairs.setdefault((pair.Origin, pair.Dest), (number, pair))
             if known != pair:
@@ -45,7 +44,7 @@ def read_pairs(path: Path) -> list[Pair]:
     if errors or not pairs:
         shown = errors[:_SHOWN_ERRORS] + [f"and {len(errors) - _SHOWN_ERRORS} more"] * (len(errors) > _SHOWN_ERRORS)
         raise DataError(
-            f"{path}: {'; '.join(shown) or 'no pair in it'}. Nothing was imported; expected lines such as "
+            f"{path}: {'; '.join(shown) or 'no pair in it'}. Nothing was imported; expected lines, e.g. "
             '{"Origin":"ATL","Dest":"SFO","Distance":2139.0}'
         )
     return [pair for _, pair in pairs.values()]

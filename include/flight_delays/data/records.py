@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from flight_delays.contract import DagId, DateParts, Pair
 from flight_delays.data.sources import NUMBERS, TEXTS, SourceName, month_name, month_range
@@ -37,10 +37,8 @@ STAGING: Final = "staging"
 _STALE_SECONDS: Final = 24 * 3600
 
 
-class MonthFile(BaseModel):
+class MonthFile(BaseModel, frozen=True):
     """A published file: `month` "2013-01", `path` relative to the records folder, its rows and checksum."""
-
-    model_config = ConfigDict(frozen=True)
 
     month: str
     path: str
@@ -52,10 +50,8 @@ class MonthFile(BaseModel):
     """These three are known by month only where the source has a file for each (`bts`)."""
 
 
-class Manifest(BaseModel):
+class Manifest(BaseModel, frozen=True):
     """What the published data set is. Rows read = `rows` + `cancelled` + `diverted` + all of `rejected`."""
-
-    model_config = ConfigDict(frozen=True)
 
     format: Literal[1] = 1
     source: str

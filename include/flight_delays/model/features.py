@@ -23,7 +23,7 @@ NUMERIC: Final = (*REQUIRED, "Winter", *TIMES, *WEATHER_FEATURES, *GAIN_FEATURES
 """`Winter` is 1 on the first of January and -1 half a year later. The day of the month and of the year are left out: of
 one year's flights a forest learns those days by heart, and knows nothing of November who has seen October."""
 UNKNOWN: Final = -10_000.0
-"""Stands for an absent value in the features: below every real one, so that one split tells it apart."""
+"""An absent value in the features: below every real one, so that one split tells it apart."""
 LABEL: Final = "ArrDelayBucket"
 
 
@@ -72,19 +72,15 @@ def with_recent_gains(flights: DataFrame) -> DataFrame:
 
     `flights` needs `FlightDate`, `Dest`, `DepDelay` and `ArrDelay`; null where no flight into `Dest` is known.
     """
+    from pyspark.sql import Window
     from pyspark.sql import functions as F
 
     gain = F.col("ArrDelay") - F.col("DepDelay")
     daily = flights.groupBy("Dest", "FlightDate").agg(F.sum(gain).alias("total"), F.count(gain).alias("count"))
-    later = F.explode(F.array(*(F.lit(days) for days in range(1, 8)))).alias("days")
-    spread = daily.select("Dest", "FlightDate", "total", "count", later)
-    yesterday = F.col("days") == 1
-    recent = spread.groupBy("Dest", F.expr("date_add(FlightDate, days)").alias("FlightDate")).agg(
-        F.try_divide(F.sum(F.when(yesterday, F.col("total"))), F.sum(F.when(yesterday, F.col("count")))).alias(
-            GAINS[0]
-        ),
-        F.try_divide(F.sum("total"), F.sum("count")).alias(GAINS[1]),
-    )
+    days = Window.partitionBy("Dest").orderBy(F.unix_date("FlightDate"))
+    windows = zip(GAINS, (days.rangeBetween(-1, -1), days.rangeBetween(-7, -1)), strict=True)
+    means = (F.try_divide(F.sum("total").over(w), F.sum("count").over(w)).alias(name) for name, w in windows)
+    recent = daily.select("Dest", "FlightDate", *means)
     return flights.join(F.broadcast(recent), ["Dest", "FlightDate"], "left")
 
 
@@ -105,10 +101,10 @@ def without_context(flights: DataFrame, when: Column | None = None, names: tuple
     """The features as if nothing were known of weather and gains (or of `names`), for the rows where `when` is true."""
     from pyspark.sql import functions as F
 
-    forgotten = F.lit(True) if when is None else when
+    unknown = F.lit(True) if when is None else when
     return flights.withColumns(
         {
-            name: F.when(forgotten, F.lit(UNKNOWN)).otherwise(F.col(name))
+            name: F.when(unknown, F.lit(UNKNOWN)).otherwise(F.col(name))
             for name in names or (*WEATHER_FEATURES, *GAIN_FEATURES)
         }
     )

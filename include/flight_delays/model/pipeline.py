@@ -76,7 +76,7 @@ def refuse_gaps(flights: DataFrame) -> None:
 
 
 def split_by_time(flights: DataFrame, holdout_months: int) -> tuple[DataFrame, DataFrame]:
-    """Training and holdout: the holdout is the last so many calendar months that have flights.
+    """Training and holdout: the holdout is the last `holdout_months` calendar months that have flights.
 
     A random split would judge a model on days whose weather and congestion it has seen. Raises ValueError where no
     month would be left to train on.

@@ -1,4 +1,4 @@
-"""The gate before the pointer: what a new version must show on its holdout before it may serve."""
+"""The promotion checks: what a new version must show on its holdout before it may serve."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from flight_delays.contract import BUCKETS
 from flight_delays.model.registry import Metadata, Verdict
@@ -15,10 +15,8 @@ from flight_delays.model.registry import Metadata, Verdict
 GOLDEN: Final = Path(__file__).parent / "reference" / "golden_requests.json"
 
 
-class GoldenRequest(BaseModel):
+class GoldenRequest(BaseModel, frozen=True):
     """A flight whose answer a person can tell: the buckets of which one must be the most likely."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     request: dict[str, str | float]

@@ -19,7 +19,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from flight_delays.errors import DataError, RegistryError
 from flight_delays.infra import files
@@ -38,10 +38,8 @@ VERSION_PATTERN = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
 _VERSION = re.compile(VERSION_PATTERN)
 
 
-class Params(BaseModel):
+class Params(BaseModel, frozen=True):
     """What a person may choose for a training run, and what followed from it (`max_bins`)."""
-
-    model_config = ConfigDict(frozen=True)
 
     trees: int
     depth: int
@@ -50,24 +48,20 @@ class Params(BaseModel):
     max_bins: int
 
 
-class Period(BaseModel):
+class Period(BaseModel, frozen=True):
     """The flights of one side of the split: first and last `FlightDate`, and how many."""
-
-    model_config = ConfigDict(frozen=True)
 
     first: dt.date
     last: dt.date
     rows: int
 
 
-class Scores(BaseModel):
+class Scores(BaseModel, frozen=True):
     """What a model reached on `rows` flights. Higher is better for the first two, lower for the other three.
 
     `macro_f1` is the plain mean of the four buckets' F1, `log_loss` is in nats, `brier` sums over the buckets (0 .. 2),
     `calibration_error` is the expected calibration error of the most likely bucket.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     rows: int
     accuracy: float
@@ -83,10 +77,8 @@ class Scores(BaseModel):
         )
 
 
-class Bin(BaseModel):
+class Bin(BaseModel, frozen=True):
     """One point of the calibration curve: `rows` flights whose most likely bucket had about the same probability."""
-
-    model_config = ConfigDict(frozen=True)
 
     confidence: float
     """Mean probability of the most likely bucket."""
@@ -95,14 +87,12 @@ class Bin(BaseModel):
     rows: int
 
 
-class Comparison(BaseModel):
+class Comparison(BaseModel, frozen=True):
     """The champion of that time beside the new version, on holdout rows that neither has learned from, if there are.
 
     `seen` says that the champion has learned from them, as there are no others. Scores are None where the champion
     could not be asked; `error` says why.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     version: str
     champion: Scores | None = None
@@ -111,14 +101,12 @@ class Comparison(BaseModel):
     error: str | None = None
 
 
-class Metadata(BaseModel):
+class Metadata(BaseModel, frozen=True):
     """`metadata.json`: where a model comes from and how good it is on the holdout.
 
     What has a default was not written by release 0.1.0. `confusion` counts flights, a row for each bucket that came
     true, a column for each that was most likely; `golden` are the answers to the golden requests, by name.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     trained_at: AwareDatetime
     params: Params
@@ -144,16 +132,14 @@ class Metadata(BaseModel):
     comparison: Comparison | None = None
 
 
-class Verdict(BaseModel):
-    """`verdicts/<version>.json`: whether a version may serve, and what became of it."""
-
-    model_config = ConfigDict(frozen=True)
+class Verdict(BaseModel, frozen=True):
+    """`verdicts/<version>.json`: whether a version may serve, and its history."""
 
     version: str
     judged_at: AwareDatetime
     passed: bool
     reasons: tuple[str, ...]
-    """Why it did not pass; where it did, what stood against it and was overruled (`force`)."""
+    """Why it did not pass; where it did, the reasons that `force` overruled."""
     champion: str | None
     """The champion that it was compared with."""
     forced: bool = False
@@ -161,10 +147,8 @@ class Verdict(BaseModel):
     """What happened later, in sentences, oldest first."""
 
 
-class Pointer(BaseModel):
+class Pointer(BaseModel, frozen=True):
     """`pointer.json`: which version serves, and which did before. All None while no model was ever promoted."""
-
-    model_config = ConfigDict(frozen=True)
 
     champion: str | None = Field(default=None, pattern=f"^{VERSION_PATTERN}$")
     previous: str | None = Field(default=None, pattern=f"^{VERSION_PATTERN}$")
@@ -304,7 +288,13 @@ def verify(models: Path, version: str) -> None:
 
 def load_metadata(models: Path, version: str) -> Metadata:
     """The version's `metadata.json`. Raises RegistryError where it is missing or unreadable."""
-    return _read_metadata(models / version)
+    folder = models / version
+    try:
+        return read_json(folder / METADATA, Metadata)
+    except FileNotFoundError:
+        raise RegistryError(f"Model folder {folder} is incomplete: {METADATA} is missing; train a new one") from None
+    except DataError as error:
+        raise RegistryError(f"{error}; train a new model") from error
 
 
 def versions(models: Path) -> list[str]:
@@ -319,18 +309,9 @@ def pipeline_path(models: Path, version: str) -> Path:
     return models / version / PIPELINE
 
 
-def _read_metadata(folder: Path) -> Metadata:
-    try:
-        return read_json(folder / METADATA, Metadata)
-    except FileNotFoundError:
-        raise RegistryError(f"Model folder {folder} is incomplete: {METADATA} is missing; train a new one") from None
-    except DataError as error:
-        raise RegistryError(f"{error}; train a new model") from error
-
-
 def _version_of(folder: Path) -> str:
     """The name that a complete model folder must have."""
-    metadata = _read_metadata(folder)
+    metadata = load_metadata(folder.parent, folder.name)
     if not (folder / PIPELINE / "stages").is_dir():
         raise RegistryError(f"Model folder {folder} is incomplete: {PIPELINE}/ is no saved pipeline; train a new one")
     digest = hashlib.sha256()

@@ -117,7 +117,7 @@ def split(params: Mapping[str, Any], there: Collection[str] = ()) -> list[dict[s
     if params.get("source") != SourceName.BTS:
         return [dict(params)]
     if not params.get("months"):
-        raise DataError('source bts needs months, such as "2013-01..2013-12"')
+        raise DataError('source bts needs months, e.g. "2013-01..2013-12"')
     first, last = month_range(params["months"])
     months = map(month_name, range(first, last + 1))
     return [{**params, "months": month} for month in months if params.get("force") or month not in there]

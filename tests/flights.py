@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from flight_delays.data import records
 from flight_delays.data.sources import Source
@@ -22,3 +25,22 @@ def import_records(
     folder = records_dir or get_settings().records
     path = source.fetch(downloads or get_settings().downloads)
     return records.publish([validate(source, path, folder, max_bad_share=max_bad_share, months=months)], folder)
+
+
+def bts_flights(month: str, count: int = 20, **changes: Any) -> pd.DataFrame:
+    """Flights of a month as in the Bureau's files, one a day, with other values where asked for."""
+    row = {
+        "FlightDate": pd.Timestamp(f"{month}-01") + pd.to_timedelta(range(count), unit="D"),
+        "FlightNum": range(100, 100 + count),
+        "Carrier": "UA",
+        "Origin": "EWR",
+        "Dest": "IAH",
+        "CRSDepTime": "0515",
+        "CRSArrTime": "0819",
+        "DepDelay": 2.0,
+        "ArrDelay": 11.0,
+        "Distance": 1400.0,
+        "Cancelled": 0,
+        "Diverted": 0,
+    }
+    return pd.DataFrame({**row, **changes})

@@ -20,28 +20,10 @@ from flight_delays.data.sources.bts import Bts
 from flight_delays.data.sources.download import NotFoundError, TransferError
 from flight_delays.data.validation import validate
 from flight_delays.errors import DataError
-from tests.flights import import_records
+from tests.flights import bts_flights, import_records
 from tests.unit.faulty_server import Server, serving
 
 NAME = "On_Time_{year}_{month}.zip"
-
-
-def flights(month: str, count: int = 20, **changes: Any) -> pd.DataFrame:
-    """Flights of a month, one a day, with other values where asked for."""
-    row = {
-        "Carrier": "UA",
-        "Origin": "EWR",
-        "Dest": "IAH",
-        "CRSDepTime": "0515",
-        "CRSArrTime": "0819",
-        "DepDelay": 2.0,
-        "ArrDelay": 11.0,
-        "Distance": 1400.0,
-        "Cancelled": 0,
-        "Diverted": 0,
-    }
-    days = pd.date_range(f"{month}-01", periods=count)
-    return pd.DataFrame({"FlightDate": days, "FlightNum": range(100, 100 + count), **row, **changes})
 
 
 def zipped(frame: pd.DataFrame, tmp_path: Path) -> bytes:
@@ -77,7 +59,7 @@ def stage(server: Server, tmp_path: Path, month: str = "2013-01", **options: Any
 
 def serve(server: Server, tmp_path: Path, month: str = "2013-01", **changes: Any) -> None:
     year, number = month.split("-")
-    server.files[f"On_Time_{year}_{int(number)}.zip"] = zipped(flights(month, **changes), tmp_path)
+    server.files[f"On_Time_{year}_{int(number)}.zip"] = zipped(bts_flights(month, **changes), tmp_path)
 
 
 def imported(server: Server, tmp_path: Path, *months: str) -> Manifest:
@@ -86,7 +68,7 @@ def imported(server: Server, tmp_path: Path, *months: str) -> Manifest:
 
 def test_a_month_in_the_real_layout(server: Server, tmp_path: Path) -> None:
     assert len(COLUMNS) == 110  # with the empty one after the last comma
-    frame = flights("2013-01", count=23, CRSArrTime="2400")
+    frame = bts_flights("2013-01", count=23, CRSArrTime="2400")
     frame.loc[20, ["Cancelled", "DepDelay", "ArrDelay"]] = [1, None, None]
     frame.loc[21, ["Cancelled", "ArrDelay"]] = [1, None]  # left the gate and came back
     frame.loc[22, ["Diverted", "ArrDelay"]] = [1, None]
@@ -118,7 +100,7 @@ def test_the_number_of_an_earlier_carrier_is_left_out_of_its_code(server: Server
     assert imported(server, tmp_path, "2013-01").carriers == ["PA"]
 
 
-def test_a_month_comes_beside_those_that_are_there(server: Server, tmp_path: Path) -> None:
+def test_a_month_is_added_to_those_that_are_there(server: Server, tmp_path: Path) -> None:
     for month in ("2013-01", "2013-02", "2013-03"):
         serve(server, tmp_path, month)
     first = imported(server, tmp_path, "2013-01", "2013-03")
@@ -188,7 +170,7 @@ def test_a_server_that_is_busy_or_hangs_up_is_asked_again(server: Server, tmp_pa
             stage(server, tmp_path, "2013-02")
 
 
-def test_a_zip_that_was_cut_before_it_was_served_is_refused_and_fetched_anew(server: Server, tmp_path: Path) -> None:
+def test_a_zip_that_was_cut_before_it_was_served_is_refused_and_fetched_again(server: Server, tmp_path: Path) -> None:
     serve(server, tmp_path)
     whole = server.files["On_Time_2013_1.zip"]
     server.files["On_Time_2013_1.zip"] = whole[: len(whole) // 2]

@@ -15,26 +15,19 @@ from flight_delays.data.sources.archive import Archive
 from flight_delays.data.sources.bts import Bts
 from flight_delays.errors import DataError
 from flight_delays.settings import Settings
+from tests.flights import bts_flights
 from tests.unit.test_records import days, write
 
 
 def flights(month: str, count: int = 400, **changes: Any) -> pd.DataFrame:
     numbers = pd.Series(range(count))
-    columns = {
+    varied = {
         "FlightDate": pd.Timestamp(f"{month}-01") + pd.to_timedelta(numbers % 28, unit="D"),
-        "FlightNum": numbers + 1,
         "Carrier": numbers.map(lambda number: ("UA", "AA")[number % 2]),
-        "Origin": "EWR",
-        "Dest": "IAH",
-        "CRSDepTime": "0515",
-        "CRSArrTime": "0819",
         "DepDelay": numbers % 40 - 10.0,
         "ArrDelay": numbers % 50 - 20.0,
-        "Distance": 1400.0,
-        "Cancelled": 0,
-        "Diverted": 0,
     }
-    return pd.DataFrame({**columns, **changes})
+    return bts_flights(month, count, **{**varied, **changes})
 
 
 def stage(settings: Settings, month: str, frame: pd.DataFrame) -> Path:

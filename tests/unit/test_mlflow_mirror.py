@@ -49,7 +49,7 @@ def test_runs_versions_and_the_champion_are_mirrored(home, monkeypatch):
     assert "promoted by the training DAG" in runs[first].data.tags["verdict"]
     assert '"passed":false' in runs[worse].data.tags["verdict"]
     names = {artifact.path for artifact in client.list_artifacts(runs[first].info.run_id)}
-    assert names == {"metadata.json", "model_card.md", "model_card.html"}
+    assert names == {"metadata.json", "model_card.html"}
     copies = {
         copy.tags["version"]: copy for copy in client.search_model_versions(f"name = '{mlflow_mirror.EXPERIMENT}'")
     }

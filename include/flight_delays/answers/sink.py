@@ -27,21 +27,9 @@ from confluent_kafka.admin import AdminClient
 from pydantic import ValidationError
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, PyMongoError
 
+from flight_delays import contract
 from flight_delays.answers.store import expire_canaries
-from flight_delays.contract import (
-    DEAD_LETTER_TOPIC,
-    PAYLOAD_BYTES,
-    REQUEST_TOPIC,
-    RESPONSE_TOPIC,
-    Collection,
-    DeadLetter,
-    Reason,
-    Response,
-    is_uuid,
-    parse_timestamp,
-    read_fields,
-    rejected_id,
-)
+from flight_delays.contract import DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC, Collection, is_uuid, rejected_id
 from flight_delays.errors import BrokerError, problems, sentence
 from flight_delays.infra.batches import Unreadable, is_of_a_batch, skip
 from flight_delays.infra.mongo import connect, ensure_indexes
@@ -118,30 +106,30 @@ def _document(message: Message) -> tuple[Collection, dict[str, Any]]:
         raise NotStorableError("the message is empty")
     try:
         if message.topic() == RESPONSE_TOPIC:
-            response = Response.model_validate_json(value)
+            response = contract.Response.model_validate_json(value)
             return _answer(response, _kafka_time(message))
-        letter = DeadLetter.model_validate_json(value)
+        letter = contract.DeadLetter.model_validate_json(value)
         return Collection.REJECTED, _rejection(letter, _kafka_time(message))
     except ValidationError as error:
         raise NotStorableError(problems(error)) from error
 
 
-def _answer(response: Response, predicted_at: dt.datetime) -> tuple[Collection, dict[str, Any]]:
+def _answer(response: contract.Response, predicted_at: dt.datetime) -> tuple[Collection, dict[str, Any]]:
     document = {
         "_id": response.UUID,
         **response.model_dump(exclude_none=True),
-        "Timestamp": parse_timestamp(response.Timestamp),
+        "Timestamp": contract.parse_timestamp(response.Timestamp),
         "FlightDate": dt.datetime.combine(dt.date.fromisoformat(response.FlightDate), dt.time(), dt.UTC),
         "PredictedAt": predicted_at,
     }
     if response.RequestedAt is not None:
-        document["RequestedAt"] = parse_timestamp(response.RequestedAt)
+        document["RequestedAt"] = contract.parse_timestamp(response.RequestedAt)
     if response.Canary:
         return Collection.CANARIES, {**document, "_id": canary_id(response.UUID, response.Deployment)}
     return Collection.RESPONSES if response.Replay is None else Collection.REPLAYS, document
 
 
-def _rejection(letter: DeadLetter, rejected_at: dt.datetime) -> dict[str, Any]:
+def _rejection(letter: contract.DeadLetter, rejected_at: dt.datetime) -> dict[str, Any]:
     document = {
         "_id": rejected_id(REQUEST_TOPIC, letter.partition, letter.offset),
         **letter.model_dump(exclude_none=True),
@@ -161,10 +149,10 @@ def reject(message: Message, problem: str) -> Entry:
     value = b"" if no_message else message.value() or b""
     document: dict[str, Any] = {
         "_id": rejected_id(message.topic(), message.partition(), message.offset()),
-        "reason": Reason.NOT_STORABLE.value,
+        "reason": contract.Reason.NOT_STORABLE.value,
         "detail": problem[:2000].encode("utf-8", "replace").decode(),
         "topic": message.topic(),
-        "payload": value[:PAYLOAD_BYTES].decode("utf-8", "replace"),
+        "payload": value[: contract.PAYLOAD_BYTES].decode("utf-8", "replace"),
         "payload_bytes": len(value),
         "payload_sha256": hashlib.sha256(value).hexdigest(),
         "partition": message.partition(),
@@ -180,7 +168,7 @@ def reject(message: Message, problem: str) -> Entry:
 def _readable_uuid(message: Message) -> str | None:
     key = message.key()
     candidates = [
-        read_fields(message.value()).get("UUID"),
+        contract.read_fields(message.value()).get("UUID"),
         key.decode("utf-8", "replace") if isinstance(key, bytes) else key,
     ]
     return next((text.lower() for text in candidates if isinstance(text, str) and is_uuid(text)), None)

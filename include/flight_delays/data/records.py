@@ -205,10 +205,8 @@ def summarize(
     assert compute.sum(found["count_all"]).as_py() == rows  # noqa: S101 - no row may get lost
     routes = found.to_pandas()
     weights = routes.groupby(["Origin", "Dest", "Distance"], as_index=False)["count_all"].sum()
-    pairs = []
-    for (origin, dest), each in weights.groupby(["Origin", "Dest"]):
-        middle = each["count_all"].cumsum() >= each["count_all"].sum() / 2  # rows are in the order of Distance
-        pairs.append(Pair(Origin=origin, Dest=dest, Distance=float(each["Distance"][middle].iloc[0])))
+    flights = weights.groupby(["Origin", "Dest"])["count_all"]  # in the order of Distance
+    medians = weights[flights.cumsum() >= flights.transform("sum") / 2].drop_duplicates(["Origin", "Dest"])
     fingerprint = hashlib.sha256("".join(f"{month.month} {month.sha256}\n" for month in months).encode())
     return Manifest(
         source=source,
@@ -223,7 +221,7 @@ def summarize(
         fingerprint=fingerprint.hexdigest(),
         carriers=sorted(routes["Carrier"].unique()),
         airports=sorted({*routes["Origin"], *routes["Dest"]}),
-        pairs=pairs,
+        pairs=[Pair(**pair) for pair in medians[["Origin", "Dest", "Distance"]].to_dict("records")],
     )
 
 

@@ -58,7 +58,7 @@ def _mirror(settings: Settings, version: str) -> None:
         ]
         params = [Param(name, str(value)) for name, value in metadata.params]
         client.log_batch(run.info.run_id, metrics=metrics, params=params)
-        for name in (registry.METADATA, *model_card.NAMES):
+        for name in (registry.METADATA, model_card.NAME):
             if (path := settings.models / version / name).exists():
                 client.log_artifact(run.info.run_id, str(path))
         client.set_terminated(run.info.run_id)

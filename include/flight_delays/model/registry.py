@@ -1,7 +1,7 @@
 """The model registry: immutable version folders and one pointer file that says which of them serves.
 
     models/
-      20260101T030000Z-1a2b3c4d/   pipeline/ (a Spark PipelineModel), metadata.json, model_card.md and .html
+      20260101T030000Z-1a2b3c4d/   pipeline/ (a Spark PipelineModel), metadata.json, model_card.html
       pointer.json                 champion and previous; written last, atomically: the only truth about what serves
       verdicts/                    <version>.json: why a version serves, or does not
       .staging/                    what is being made; never read as a model, leftovers are swept

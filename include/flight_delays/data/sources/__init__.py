@@ -9,14 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from flight_delays.contract import (
-    AIRPORT_PATTERN,
-    CARRIER_PATTERN,
-    DELAY_MINUTES,
-    DISTANCE_MILES,
-    FLIGHT_NUMBER_PATTERN,
-    HHMM_PATTERN,
-)
+from flight_delays import contract
 from flight_delays.errors import DataError
 from flight_delays.settings import get_settings
 
@@ -27,14 +20,12 @@ ARCHIVE_URL: Final = "https://s3.amazonaws.com/agile_data_science/simple_flight_
 """Public address of the original system's training file."""
 
 
-NUMBERS: Final = {"ArrDelay": DELAY_MINUTES, "DepDelay": DELAY_MINUTES, "Distance": DISTANCE_MILES}
+NUMBERS: Final = dict.fromkeys(("ArrDelay", "DepDelay"), contract.DELAY_MINUTES) | {"Distance": contract.DISTANCE_MILES}
 TEXTS: Final = {
-    "Carrier": CARRIER_PATTERN,
-    "FlightNum": FLIGHT_NUMBER_PATTERN,
-    "Origin": AIRPORT_PATTERN,
-    "Dest": AIRPORT_PATTERN,
-    "CRSDepTime": HHMM_PATTERN,
-    "CRSArrTime": HHMM_PATTERN,
+    "Carrier": contract.CARRIER_PATTERN,
+    "FlightNum": contract.FLIGHT_NUMBER_PATTERN,
+    **dict.fromkeys(("Origin", "Dest"), contract.AIRPORT_PATTERN),
+    **dict.fromkeys(("CRSDepTime", "CRSArrTime"), contract.HHMM_PATTERN),
 }
 """The columns of a flight record beside `FlightDate` and what follows from it, with their limits and patterns."""
 

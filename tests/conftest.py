@@ -24,7 +24,7 @@ from flight_delays.contract import TOPICS
 from flight_delays.errors import BrokerError
 from flight_delays.infra.kafka import ends
 from flight_delays.infra.mongo import connect, ensure_indexes
-from flight_delays.settings import LOOPBACK, PROJECT, Settings
+from flight_delays.settings import LOOPBACK, PROJECT, Settings, get_settings
 from stack import artifacts
 from stack.secrets import Secrets, load_secrets
 from stack.services import services
@@ -152,6 +152,15 @@ def _free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The home of an installation, by which this process finds its settings."""
+    monkeypatch.setenv("FLIGHTS_HOME", str(tmp_path))
+    get_settings.cache_clear()
+    yield tmp_path
+    get_settings.cache_clear()
 
 
 @pytest.fixture(scope="session")

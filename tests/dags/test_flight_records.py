@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,14 +41,6 @@ def dags() -> dict[str, DAG]:
     assert bag.import_errors == {}
     assert sorted(bag.dags) == names
     return dict(bag.dags)
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("FLIGHTS_HOME", str(tmp_path))
-    get_settings.cache_clear()
-    yield tmp_path
-    get_settings.cache_clear()
 
 
 def call(dag: DAG, task_id: str, *args: Any, **context: Any) -> Any:

@@ -34,14 +34,6 @@ def dag():
     return bag.dags[DagId.TRAINING]
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("FLIGHTS_HOME", str(tmp_path))
-    get_settings.cache_clear()
-    yield tmp_path
-    get_settings.cache_clear()
-
-
 def test_the_pointer_comes_last(dag):
     order = [task.task_id for task in dag.topological_sort()]
     assert order == ["prepare", "train", "register", "judge", "promote"]

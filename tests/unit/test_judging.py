@@ -18,11 +18,8 @@ BACK = {"version": promotion.PREVIOUS}
 
 
 @pytest.fixture
-def models(tmp_path, monkeypatch):
-    monkeypatch.setenv("FLIGHTS_HOME", str(tmp_path))
-    get_settings.cache_clear()
-    yield tmp_path / "models"
-    get_settings.cache_clear()
+def models(home):
+    return home / "models"
 
 
 @pytest.fixture

@@ -206,7 +206,7 @@ def test_nan_is_mended_by_a_change(
     assert replay(rejected, chosen, consumer, producer, changes={"DepDelay": 5})["replayed"] == 1
 
 
-def test_what_the_sink_set_aside_is_no_request(
+def test_what_the_sink_rejected_is_no_request(
     stack: Stack, mongo: Database[dict[str, Any]], consumer: Consumer, producer: Producer
 ) -> None:
     rejected = mongo[Collection.REJECTED]

@@ -156,7 +156,7 @@ def test_replays_stay_apart_and_the_first_answer_stays(settings: Settings, mongo
     assert find_answer(mongo, uuid) is None
 
 
-def test_poison_is_set_aside_and_the_rest_goes_on(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+def test_poison_is_rejected_and_the_rest_goes_on(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
     poisoned, good = str(uuid4()), [str(uuid4()) for _ in range(8)]
     letter = {"reason": "wrong_type", "payload": "{", "payload_bytes": 1, "partition": 1, "offset": 99, "UUID": good[0]}
     deep: Any = {}
@@ -199,7 +199,7 @@ def test_poison_is_set_aside_and_the_rest_goes_on(settings: Settings, mongo: Dat
 @pytest.mark.parametrize(
     ("topic", "codec"), [(RESPONSE_TOPIC, "gzip"), (RESPONSE_TOPIC, "zstd"), (DEAD_LETTER_TOPIC, "lz4")]
 )
-def test_a_bomb_is_set_aside_and_the_rest_goes_on(
+def test_a_bomb_is_rejected_and_the_rest_goes_on(
     codec: str, topic: str, stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
 ) -> None:
     uuids = [str(uuid4()) for _ in range(40)]
@@ -301,7 +301,7 @@ def test_the_second_rejection_at_a_place_is_kept_beside_the_first(
         assert document["UUID"] == first
 
 
-def test_what_mongodb_refuses_is_set_aside(mongo: Database[dict[str, Any]]) -> None:
+def test_what_mongodb_refuses_is_rejected(mongo: Database[dict[str, Any]]) -> None:
     uuid = str(uuid4())
 
     def message(offset: int) -> Message:

@@ -124,7 +124,7 @@ def test_a_dead_letter_is_named_after_its_request_and_found_by_its_uuid_in_lower
         ({**ANSWER, "Route": "R" * 17_000_000}, "above MongoDB's"),
     ],
 )
-def test_what_cannot_be_stored_is_set_aside(value: Any, detail: str) -> None:
+def test_what_cannot_be_stored_is_rejected(value: Any, detail: str) -> None:
     collection, document = stored(value, key=UUID.upper().encode())
     assert collection == Collection.REJECTED
     assert document["_id"] == f"{RESPONSE_TOPIC}-1-5"  # the response's place, never the request's

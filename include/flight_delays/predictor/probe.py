@@ -62,9 +62,11 @@ def probe(settings: Settings) -> Unhealthy | None:
             if state.wanted is Wanted.STOPPED or state.in_progress or serving is None:
                 return None
             part = Part.QUERY
-            if (reason := engine.unhealthy_reason(settings, serving) or recreated(settings, serving)) is not None:
+            if (reason := engine.unhealthy_reason(settings, serving)) is not None:
                 return Unhealthy(part, reason)
             part = Part.ANSWERS
+            if (reason := recreated(settings, serving)) is not None:
+                return Unhealthy(part, reason)
             uuids, _ = canary.prove(settings, serving.generation, CANARY_SECONDS)
             part = Part.STORED
             canary.await_canaries(db, uuids, serving.generation, CANARY_SECONDS)

@@ -66,7 +66,7 @@ def probe(settings: Settings) -> Unhealthy | None:
                 return Unhealthy(part, reason)
             part = Part.ANSWERS
             if (reason := recreated(settings, serving)) is not None:
-                return Unhealthy(part, reason)
+                raise PredictorError(reason)
             uuids, _ = canary.prove(settings, serving.generation, CANARY_SECONDS)
             part = Part.STORED
             canary.await_canaries(db, uuids, serving.generation, CANARY_SECONDS)

@@ -6,6 +6,8 @@ Needs a Chromium on the PATH (Debian: the package chromium) and Playwright (`mak
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -23,13 +25,19 @@ FLAGS += ["--disable-background-networking", "--disable-component-update", "--di
 
 def main() -> None:
     """Opens the pages as a person does and saves what is seen."""
-    IMAGES.mkdir(exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+    with chromium() as browser:
         form(browser, "form.png", 1280, 860)
         form(browser, "form-phone.png", 390, 1100)
         airflow(browser)
         status(browser)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A Chromium without a window."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        yield browser
         browser.close()
 
 

@@ -87,7 +87,7 @@ class Recording:
         speed = (times[-1] - times[0]) / (PLAYING_SECONDS - LAST_SECONDS)
         durations = [round(1000 * ((after - before) / speed)) for before, after in pairwise(times)]
         pictures = [self._captioned(*frame) for frame in self.frames]
-        palette = pictures[-1].quantize(128)  # one for all: what does not change takes no space
+        palette = pictures[len(pictures) // 2].quantize(128)  # one for all: what does not change takes no space
         first, *rest = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
         durations.append(1000 * LAST_SECONDS)
         first.save(path, save_all=True, append_images=rest, duration=durations, loop=0, optimize=True)

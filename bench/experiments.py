@@ -31,7 +31,7 @@ from flight_delays.model.features import (
     TIMES,
     UNKNOWN,
     WEATHER_FEATURES,
-    without_context,
+    without_conditions,
 )
 from flight_delays.model.registry import Scores
 from flight_delays.settings import PROJECT, get_settings
@@ -51,13 +51,13 @@ def baselines(training: DataFrame, holdout: DataFrame) -> Results:
 
 def _forest(training: DataFrame, holdout: DataFrame, trees: int, depth: int) -> Results:
     model = pipeline.fit(training, trees=trees, depth=depth, seed=42)
-    bare = without_context(holdout)
+    bare = without_conditions(holdout)
     for case, flights in (
-        ("with context", holdout),
-        ("weather alone", without_context(holdout, names=GAIN_FEATURES)),
-        ("gains alone", without_context(holdout, names=WEATHER_FEATURES)),
+        ("with conditions", holdout),
+        ("weather alone", without_conditions(holdout, names=GAIN_FEATURES)),
+        ("gains alone", without_conditions(holdout, names=WEATHER_FEATURES)),
         ("request alone", bare),
-        ("request alone, no times", without_context(bare, names=TIMES)),
+        ("request alone, no times", without_conditions(bare, names=TIMES)),
     ):
         yield case, metrics.score(*evaluation.labels_and_probabilities(model, flights)[:2])
 
@@ -111,7 +111,7 @@ def gradient_boosting(training: DataFrame, holdout: DataFrame) -> Results:
     model = HistGradientBoostingClassifier(
         categorical_features="from_dtype", learning_rate=0.05, max_iter=150, min_samples_leaf=100, random_state=42
     ).fit(seen, labels)
-    yield "with context", metrics.score(happened.to_numpy(), model.predict_proba(judged))
+    yield "with conditions", metrics.score(happened.to_numpy(), model.predict_proba(judged))
 
 
 def shallow(training: DataFrame, holdout: DataFrame) -> Results:

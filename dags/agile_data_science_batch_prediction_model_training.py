@@ -33,7 +33,7 @@ APPROVAL = dt.timedelta(hours=SETTINGS.approval_hours if SETTINGS.require_approv
 
 @dag(
     DagId.TRAINING.value,
-    schedule=AssetOrTimeSchedule(timetable=WEEKLY, assets=[asset(AssetName.CONTEXT)]),
+    schedule=AssetOrTimeSchedule(timetable=WEEKLY, assets=[asset(AssetName.CONDITIONS)]),
     catchup=False,
     max_active_runs=1,
     params=PARAMS,

@@ -32,7 +32,7 @@ CHAIN_SECONDS = 1500
 ANSWER_SECONDS = 120
 PREDICTOR_RUNS = 3
 """How often the predictor's DAG may fail before `make up` does: a service may have restarted meanwhile."""
-CHAIN = (DagId.RECORDS, DagId.DISTANCES, DagId.CONTEXT, DagId.TRAINING, DagId.PREDICTOR)
+CHAIN = (DagId.RECORDS, DagId.DISTANCES, DagId.CONDITIONS, DagId.TRAINING, DagId.PREDICTOR)
 """The DAGs that lead to a serving predictor."""
 
 
@@ -294,7 +294,7 @@ def _trigger(settings: Settings, api: AirflowApi, months: str | None) -> str | N
         return None
     mine = api.trigger(DagId.PREDICTOR)
     if not settings.weather.is_dir():  # the state is of release 0.1.0
-        api.trigger(DagId.CONTEXT, {"announce": False})
+        api.trigger(DagId.CONDITIONS, {"announce": False})
     return mine
 
 

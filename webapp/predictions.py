@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from flight_delays.answers.request import request_message
 from flight_delays.contract import BUCKETS, DELAY_MINUTES, FIRST_DATE, LAST_DATE, SUBMIT_PATH, format_timestamp, is_uuid
-from flight_delays.data.conditions import find_context
+from flight_delays.data.conditions import find_conditions
 from webapp.errors import ApiError, InvalidError, UnavailableError
 from webapp.forms import read_flight
 from webapp.producer import NotConfirmedError
@@ -67,7 +67,7 @@ def submit() -> tuple[Response, int, dict[str, str]]:
             raise
         distance = here.distance(flight.Origin, flight.Dest)
         fields = flight.model_dump()
-        fields |= find_context(here.db, fields)
+        fields |= find_conditions(here.db, fields)
     if distance is None:
         message = f"No distance is known from {flight.Origin} to {flight.Dest}"
         raise InvalidError([ApiError(400, "unknown_distance", message, "Dest", "an airport with known coordinates")])

@@ -140,7 +140,7 @@ class Services:
     def known_example(self) -> dict[str, str]:
         """A flight whose carrier and route the serving model has seen."""
         example = {name: str(CANARY[name]) for name in ("Carrier", "FlightDate", "Origin", "Dest")}
-        example |= {"FlightNum": "1284", "DepDelay": "5"}  # flown on that day, so that its context is known
+        example |= {"FlightNum": "1284", "DepDelay": "5"}  # flown on that day, so that its conditions are known
         try:
             champion = registry.read_pointer(self.settings.models).champion
         except RegistryError:

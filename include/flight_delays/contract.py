@@ -42,7 +42,7 @@ class DagId(StrEnum):
     RECORDS = "flight_records"
     NEWEST_MONTH = "flight_records_newest_month"
     DISTANCES = "origin_dest_distances"
-    CONTEXT = "flight_context"
+    CONDITIONS = "departure_conditions"
     TRAINING = "agile_data_science_batch_prediction_model_training"
     ROLLBACK = "flight_delay_model_rollback"
     PREDICTOR = "flight_delay_predictor"
@@ -67,7 +67,7 @@ class Collection(StrEnum):
     """The collections of `DATABASE`."""
 
     DISTANCES = "origin_dest_distances"
-    CONTEXT = "flight_context"
+    CONDITIONS = "departure_conditions"
     RESPONSES = "flight_delay_classification_response"
     REJECTED = "flight_delay_classification_rejected"
     REPLAYS = "flight_delay_replays"
@@ -253,7 +253,7 @@ def _measured(lowest: float, highest: float, description: str) -> Any:
     return Field(default=None, ge=lowest, le=highest, allow_inf_nan=False, description=description)
 
 
-class Context(Message):
+class DepartureConditions(Message):
     """What is known at departure beside the flight itself, where it is known: absent is unknown.
 
     The weather is that of the scheduled departure's local hour at the origin. A gain is the mean of arrival delay minus
@@ -274,18 +274,18 @@ class Context(Message):
     DestGain7Days: float | None = _measured(*GAIN_MINUTES, "On the seven days before FlightDate, in minutes")
 
 
-WEATHER: Final = tuple(name for name in Context.model_fields if name.startswith("Origin"))
+WEATHER: Final = tuple(name for name in DepartureConditions.model_fields if name.startswith("Origin"))
 GAINS: Final = ("DestGainYesterday", "DestGain7Days")
 ENTERED: Final = ("Carrier", "FlightDate", "FlightNum", "Origin", "Dest", "DepDelay", "CRSDepTime")
 """Fields of a request that a person enters; the web app looks up or makes the others."""
 
 
-class Flight(Context, Pair):
+class Flight(DepartureConditions, Pair):
     """What a request asks about, and its answer repeats.
 
     A new field changes these places; tests/unit/test_request_fields.py fails where one is forgotten:
 
-    1. here, or in `Context` where it is looked up; in `ENTERED` where a person enters it; `make schemas`
+    1. here, or in `DepartureConditions` where it is looked up; in `ENTERED` where a person enters it; `make schemas`
     2. entered: `webapp.forms` (`FlightForm`, `ACCEPTED`) and webapp/templates/predict_kafka.html
     3. looked up: `data.conditions`
     4. learned from: `model.features.with_features` and, but for weather and gains, the columns in `data.sources`

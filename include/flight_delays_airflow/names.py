@@ -13,11 +13,11 @@ OWNER: Final = "flight-delays"
 
 
 class AssetName(StrEnum):
-    """The assets that chain the DAGs: records -> distances, and context -> model; both, and an alarm -> predictor."""
+    """The assets that chain the DAGs: records -> distances, conditions -> model; these and an alarm -> predictor."""
 
     RECORDS = "flight_records"
     DISTANCES = "origin_dest_distances"
-    CONTEXT = "flight_context"
+    CONDITIONS = "departure_conditions"
     MODEL = "flight_delay_model"
     ALARM = "flight_delay_predictor_alarm"
     PREDICTOR = "flight_delay_predictor"

@@ -91,9 +91,9 @@ def test_assets_chain_the_dags(bag: DagBag) -> None:
     assert outlets(DagId.RECORDS) == {AssetName.RECORDS}
     assert scheduled_on(DagId.DISTANCES) == {AssetName.RECORDS}
     assert outlets(DagId.DISTANCES) == {AssetName.DISTANCES}
-    assert scheduled_on(DagId.CONTEXT) == {AssetName.RECORDS}
-    assert outlets(DagId.CONTEXT) == {AssetName.CONTEXT}
-    assert scheduled_on(DagId.TRAINING) == {AssetName.CONTEXT}, "the weather is there before it is learned from"
+    assert scheduled_on(DagId.CONDITIONS) == {AssetName.RECORDS}
+    assert outlets(DagId.CONDITIONS) == {AssetName.CONDITIONS}
+    assert scheduled_on(DagId.TRAINING) == {AssetName.CONDITIONS}, "the weather is there before it is learned from"
     assert outlets(DagId.TRAINING) == {AssetName.MODEL}
     assert outlets(DagId.ROLLBACK) == {AssetName.MODEL}
     assert scheduled_on(DagId.PREDICTOR) == {AssetName.MODEL, AssetName.DISTANCES, AssetName.ALARM}

@@ -68,9 +68,9 @@ def test_unpausing_starts_no_run_but_waits_for_monday(dag, monkeypatch, now, fir
     assert timetable.next_dagrun_info(**never_ran).run_after == pendulum.parse(first_run)
 
 
-def test_new_records_start_it_once_their_context_is_there(dag):
+def test_new_records_start_it_once_their_conditions_are_there(dag):
     timetable = decode_timetable(encode_timetable(dag.timetable))
-    assert [key.name for key, _ in timetable.asset_condition.iter_assets()] == [AssetName.CONTEXT]
+    assert [key.name for key, _ in timetable.asset_condition.iter_assets()] == [AssetName.CONDITIONS]
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_prediction_of_the_whole_line(line: Any, page: Page) -> None:
     expect(page.locator("#request-id")).to_have_text(uuid, timeout=20_000)
     expect(page.locator("#unseen")).to_be_hidden()
     known = re.compile(r"scheduled \d\d:\d\d to \d\d:\d\d, weather in EWR \(\d+ °F\), recent delays into SFO")
-    expect(page.locator("#context")).to_have_text(known)
+    expect(page.locator("#conditions")).to_have_text(known)
     shares = [float(text.rstrip(" %")) for text in page.locator(".percent").all_inner_texts()]
     assert sum(shares) == pytest.approx(100, abs=0.3)
     winner = page.locator("tr.winner")
@@ -108,13 +108,13 @@ def test_what_was_known_at_departure_is_told(url: str, mongo: Database[dict[str,
     page.fill("#CRSDepTime", "07:15")
     known = {"CRSDepTime": "0715", "CRSArrTime": "0955", "OriginTemperature": 38.6, "DestGain7Days": 0.0}
     mongo[Collection.RESPONSES].insert_one(answer(submit(page)) | known)
-    expect(page.locator("#context")).to_have_text(
+    expect(page.locator("#conditions")).to_have_text(
         "scheduled 07:15 to 09:55, weather in ATL (39 °F), recent delays into SFO"
     )
     page.locator("#known-example").click()
     expect(page.locator("#CRSDepTime")).to_have_value("")  # else the example would not be the example
     mongo[Collection.RESPONSES].insert_one(answer(submit(page)))
-    expect(page.locator("#context")).to_have_text("nothing for this day")
+    expect(page.locator("#conditions")).to_have_text("nothing for this day")
     expect(page.locator("#flight-title")).to_have_text(re.compile("^AA 1519, ATL to SFO, December 25, 2016"))
     page.fill("#FlightNum", "")
     unnumbered = answer(submit(page)) | {"Dest": "LAX"}

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from pymongo.database import Database
 
-from flight_delays.contract import DATABASE, Collection, Context
+from flight_delays.contract import DATABASE, Collection, DepartureConditions
 from flight_delays.data import conditions, records
 from flight_delays.data.sources.nycflights13 import NycFlights13
 from tests.flights import import_records
@@ -38,15 +38,15 @@ def documents(december: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def known(mongo: Database[dict[str, Any]], documents: list[dict[str, Any]]) -> Database[dict[str, Any]]:
-    """The database with the context of all of December 2013."""
-    conditions.import_documents(mongo[Collection.CONTEXT], documents)
+    """The database with the conditions of all of December 2013."""
+    conditions.import_documents(mongo[Collection.CONDITIONS], documents)
     return mongo
 
 
 def test_importing_twice_writes_once_and_a_change_is_taken(
     known: Database[dict[str, Any]], documents: list[dict[str, Any]]
 ) -> None:
-    collection, count = known[Collection.CONTEXT], len(documents)
+    collection, count = known[Collection.CONDITIONS], len(documents)
     assert conditions.import_documents(collection, documents) == {"documents": count, "written": 0}
     assert collection.count_documents({}) == count > 5000
     collection.delete_many({"_id": {"$in": [each["_id"] for each in documents[:300]]}})  # as if cut off half-way
@@ -57,8 +57,8 @@ def test_importing_twice_writes_once_and_a_change_is_taken(
 
 
 def test_what_is_found_is_what_records_and_weather_say(known: Database[dict[str, Any]], december: Path) -> None:
-    found = conditions.find_context(known, FLIGHT)
-    assert found == Context(**found).model_dump(exclude_none=True), "a valid part of a message"
+    found = conditions.find_conditions(known, FLIGHT)
+    assert found == DepartureConditions(**found).model_dump(exclude_none=True), "a valid part of a message"
     flights = pd.concat(pd.read_parquet(file) for file in records.month_files(december))
     flights["Gain"] = flights["ArrDelay"] - flights["DepDelay"]
     into = flights[flights["Dest"] == "SFO"]
@@ -76,8 +76,8 @@ def test_what_is_found_is_what_records_and_weather_say(known: Database[dict[str,
 
 
 def test_a_given_time_of_departure_counts_and_moves_the_arrival(known: Database[dict[str, Any]]) -> None:
-    plain = conditions.find_context(known, FLIGHT)
-    early = conditions.find_context(known, FLIGHT | {"CRSDepTime": "0005"})
+    plain = conditions.find_conditions(known, FLIGHT)
+    early = conditions.find_conditions(known, FLIGHT | {"CRSDepTime": "0005"})
     assert early["CRSDepTime"] == "0005"
     assert early["OriginTemperature"] != plain["OriginTemperature"]
     lasts = [
@@ -85,40 +85,44 @@ def test_a_given_time_of_departure_counts_and_moves_the_arrival(known: Database[
         for times in (plain, early)
     ]
     assert lasts[0] == lasts[1]
-    assert conditions.find_context(known, FLIGHT | {"CRSDepTime": "2359"})["CRSArrTime"] < "0500", "past midnight"
+    assert conditions.find_conditions(known, FLIGHT | {"CRSDepTime": "2359"})["CRSArrTime"] < "0500", "past midnight"
 
 
 def test_what_is_not_known_is_absent(known: Database[dict[str, Any]]) -> None:
-    assert conditions.find_context(known, FLIGHT | {"FlightNum": "9", "FlightDate": "2016-12-25", "Dest": "XXX"}) == {}
-    unscheduled = conditions.find_context(known, FLIGHT | {"FlightNum": "9"})
+    assert (
+        conditions.find_conditions(known, FLIGHT | {"FlightNum": "9", "FlightDate": "2016-12-25", "Dest": "XXX"}) == {}
+    )
+    unscheduled = conditions.find_conditions(known, FLIGHT | {"FlightNum": "9"})
     assert set(unscheduled) == {"DestGainYesterday", "DestGain7Days"}, "no weather without an hour"
     unnumbered = {name: value for name, value in FLIGHT.items() if name != "FlightNum"}
     for flight in (unnumbered, unnumbered | {"FlightNum": None}):
-        assert conditions.find_context(known, flight) == unscheduled, "scheduled times are known by the number"
-        assert "OriginTemperature" in conditions.find_context(known, flight | {"CRSDepTime": "0900"})
-    assert conditions.find_context(known, FLIGHT | {"FlightNum": "01284"}) == conditions.find_context(known, FLIGHT)
-    first = conditions.find_context(known, FLIGHT | {"FlightDate": "2013-12-01", "CRSDepTime": "0900"})
+        assert conditions.find_conditions(known, flight) == unscheduled, "scheduled times are known by the number"
+        assert "OriginTemperature" in conditions.find_conditions(known, flight | {"CRSDepTime": "0900"})
+    assert conditions.find_conditions(known, FLIGHT | {"FlightNum": "01284"}) == conditions.find_conditions(
+        known, FLIGHT
+    )
+    first = conditions.find_conditions(known, FLIGHT | {"FlightDate": "2013-12-01", "CRSDepTime": "0900"})
     assert "OriginTemperature" in first
     assert not any(name.startswith("DestGain") for name in first), "no flights before"
-    later = conditions.find_context(known, FLIGHT | {"FlightDate": "2014-01-03"})
+    later = conditions.find_conditions(known, FLIGHT | {"FlightDate": "2014-01-03"})
     assert "DestGainYesterday" not in later
     assert "DestGain7Days" in later, "some of the seven days are known"
 
 
 def test_no_look_up_sees_the_flights_own_day_or_later(known: Database[dict[str, Any]], december: Path) -> None:
-    """All arrivals from the day of departure on become a thousand minutes late: nothing of it is in the context."""
-    before = conditions.find_context(known, FLIGHT)
+    """All arrivals from the day of departure on become a thousand minutes late: nothing of it is in the conditions."""
+    before = conditions.find_conditions(known, FLIGHT)
     for file in records.month_files(december):
         flights = pd.read_parquet(file)
         flights.loc[flights["FlightDate"] >= dt.date(2013, 12, 20), "ArrDelay"] = 1000.0
         later = december.parent / "later.parquet"
         flights.to_parquet(later)
         assert (
-            conditions.import_documents(known[Collection.CONTEXT], conditions.flight_documents([later]))["written"]
+            conditions.import_documents(known[Collection.CONDITIONS], conditions.flight_documents([later]))["written"]
             > 500
         )
-    assert conditions.find_context(known, FLIGHT) == before
-    assert conditions.find_context(known, FLIGHT | {"FlightDate": "2013-12-21"})["DestGainYesterday"] > 900
+    assert conditions.find_conditions(known, FLIGHT) == before
+    assert conditions.find_conditions(known, FLIGHT | {"FlightDate": "2013-12-21"})["DestGainYesterday"] > 900
 
 
 def test_the_dags_tasks_go_through_the_mongodb_provider(
@@ -130,7 +134,7 @@ def test_the_dags_tasks_go_through_the_mongodb_provider(
     from flight_delays.settings import PROJECT, get_settings
 
     import_records(NycFlights13(), months="2013-12")
-    tasks = DagBag(PROJECT / "dags" / "flight_context.py").dags["flight_context"].task_dict
+    tasks = DagBag(PROJECT / "dags" / "departure_conditions.py").dags["departure_conditions"].task_dict
     weather = tasks["import_weather"].python_callable({"weather": None})
     flights = tasks["import_flights"].python_callable()
     (event,) = tasks["announce"].python_callable(weather, flights, {"announce": True})
@@ -138,6 +142,6 @@ def test_the_dags_tasks_go_through_the_mongodb_provider(
         next(tasks["announce"].python_callable(weather, flights, {"announce": False}))
     assert event.extra == {"weather": weather, "flights": flights}
     assert weather == {"hours": 26_112, "documents": 1092, "written": 1092}
-    stored = mongo.client[DATABASE][Collection.CONTEXT]
+    stored = mongo.client[DATABASE][Collection.CONDITIONS]
     assert stored.count_documents({}) == weather["documents"] + flights["documents"]
     assert len(pd.read_parquet(get_settings().weather)) == 26_112

@@ -96,7 +96,7 @@ def test_the_originals_web_app_finds_its_answer(line: Stack) -> None:
     assert found["Timestamp"].isoformat(timespec="milliseconds")[:23] == sent["Timestamp"][:23], "no zone is UTC"
 
 
-def test_a_state_without_context_gets_it(line: Stack) -> None:
+def test_a_state_without_conditions_gets_them(line: Stack) -> None:
     shutil.rmtree(line.settings.weather)
     await_predictor(line.settings, AirflowApi(line.settings, line.secrets), Step("predictor"))
     until((line.settings.weather / "weather.parquet").is_file, 120, "the weather")

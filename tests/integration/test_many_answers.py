@@ -219,7 +219,7 @@ def test_no_dag_and_no_page_ends_it(
         pairs = distances.read_pairs(distances.PAIRS_FILE)
         assert distances.import_distances(many[Collection.DISTANCES], pairs)["total"] == len(pairs)
         documents = ({"_id": f"gain/ATL/{n}", "sum": 1.0, "count": 1} for n in range(20_000))
-        assert conditions.import_documents(many[Collection.CONTEXT], documents)["written"] == 20_000
+        assert conditions.import_documents(many[Collection.CONDITIONS], documents)["written"] == 20_000
         assert read_state(many).serving is None
     finally:
         get_settings.cache_clear()

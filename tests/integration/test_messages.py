@@ -27,8 +27,8 @@ from flight_delays.contract import (
     REQUEST_TOPIC,
     RESPONSE_TOPIC,
     Collection,
-    Context,
     DeadLetter,
+    DepartureConditions,
     Flight,
     Request,
     Response,
@@ -129,7 +129,8 @@ def _written(changes: list[tuple[str, str]], dropped: list[str], added: list[tup
 _plausible = st.one_of(
     st.tuples(st.sampled_from(["DepDelay", "Distance"]), _numbers),
     st.tuples(
-        st.sampled_from(list(Context.model_fields)), _numbers | st.sampled_from(["null", '"0905"', "360", "-100"])
+        st.sampled_from(list(DepartureConditions.model_fields)),
+        _numbers | st.sampled_from(["null", '"0905"', "360", "-100"]),
     ),
     st.tuples(st.just("FlightDate"), _dates.map(_quoted)),
     st.tuples(st.just("Timestamp"), st.builds("{}{}{}".format, _dates, _clocks, _zones).map(_quoted)),

@@ -103,7 +103,7 @@ def test_metadata_say_where_the_model_comes_from_and_how_good_it_is(trained):
     assert set(metadata.vocabulary) == set(CATEGORICAL)
     assert "LGA-ORD" in metadata.vocabulary["Route"]
     assert "UA-LGA-ORD" in metadata.vocabulary["CarrierRoute"]
-    assert metadata.metrics_without_context.rows == ROWS_A_MONTH
+    assert metadata.metrics_without_conditions.rows == ROWS_A_MONTH
     assert metadata.fingerprint == "abc"
     assert metadata.spark_version == pyspark.__version__
     assert metadata.code_version
@@ -309,7 +309,7 @@ def test_the_weather_is_that_of_the_scheduled_departures_hour(flights, weather):
     assert (hours["CRSDepTime"].str[:2].astype(float) == hours[list(WEATHER)].T).all(axis=None)
 
 
-def test_context_that_is_absent_is_unknown_and_passes_through_as_absent(flights):
+def test_conditions_that_are_absent_are_unknown_and_pass_through_as_absent(flights):
     """Columns of null, and no columns, are the same; and the answer must not repeat the stand-in."""
     bare = flights.drop("CRSDepTime", "CRSArrTime").limit(5)
     nulls = bare.withColumns({name: F.lit(None).cast("double") for name in (*WEATHER, *GAINS)})

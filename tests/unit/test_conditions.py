@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from pyarrow import parquet
 
-from flight_delays.contract import Context
+from flight_delays.contract import DepartureConditions
 from flight_delays.data.conditions import (
     WEATHER,
     WEATHER_COLUMNS,
@@ -49,7 +49,7 @@ def test_the_packages_weather_is_that_of_a_year_at_three_airports(tmp_path: Path
     assert documents["weather/EWR/2013-11-03"]["OriginTemperature"][1] == 51.98, "the first of the two"
     for document in documents.values():
         for hour in range(24):
-            Context(**{name: document[name][hour] for name in WEATHER})
+            DepartureConditions(**{name: document[name][hour] for name in WEATHER})
 
 
 @pytest.mark.parametrize(

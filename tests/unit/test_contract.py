@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flight_delays.contract import BLANKS, BUCKETS, SPLITS, Context, Request, is_uuid, read_request
+from flight_delays.contract import BLANKS, BUCKETS, SPLITS, DepartureConditions, Request, is_uuid, read_request
 
 VALID: dict[str, Any] = {
     "UUID": "0B0AA9AE-3E0C-4D29-9E8E-6B0C3D1D9A11",
@@ -37,8 +37,8 @@ def test_unknown_fields_and_stale_date_parts_are_ignored() -> None:
     assert parse(DayOfWeek=0, DayOfYear="x", Tail="N123").FlightDate == "2016-12-25"
 
 
-def test_context_is_optional_and_an_integer_is_a_number() -> None:
-    assert parse().model_dump(include=set(Context.model_fields), exclude_none=True) == {}
+def test_conditions_are_optional_and_an_integer_is_a_number() -> None:
+    assert parse().model_dump(include=set(DepartureConditions.model_fields), exclude_none=True) == {}
     known = {"CRSDepTime": "0905", "OriginTemperature": 39, "DestGain7Days": -4.5, "OriginWindGust": None}
     assert parse(**known).model_dump(include=set(known)) == known
 

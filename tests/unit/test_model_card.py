@@ -13,13 +13,13 @@ from tests.versions import SCORES, WORSE, beside, metadata, stage
 
 @pytest.fixture
 def card(tmp_path):
-    write(tmp_path, metadata(metrics_without_context=WORSE, comparison=beside("20260101T030007Z-00000000")))
+    write(tmp_path, metadata(metrics_without_conditions=WORSE, comparison=beside("20260101T030007Z-00000000")))
     return (tmp_path / NAME).read_text()
 
 
 @pytest.mark.parametrize(
     "expected",
-    """2026-01-01 04:00|2013-02-28|Very Late|model, without context|baseline commonest bucket|trees 20|1.200|0.900
+    """2026-01-01 04:00|2013-02-28|Very Late|model, without conditions|baseline commonest bucket|trees 20|1.200|0.900
 |0.800 said|champion 20260101T030007Z-00000000|DepDelay|By carrier|By origin|EWR""".replace("\n", "").split("|"),
 )
 def test_the_card_tells_it(card, expected):

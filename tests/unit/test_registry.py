@@ -228,7 +228,7 @@ def test_pruning_keeps_the_newest_and_whatever_is_in_use(models, tmp_path):
 
 def test_what_release_0_1_0_wrote_is_still_read(models, first):
     content = json.loads((models / first / registry.METADATA).read_text())
-    for field in ("metrics_without_context", "calibration", "confusion", "by_carrier", "by_origin", "importances"):
+    for field in ("metrics_without_conditions", "calibration", "confusion", "by_carrier", "by_origin", "importances"):
         del content[field]
     del content["golden"], content["comparison"]
     (models / first / registry.METADATA).chmod(0o644)

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pymongo.database import Database
 
-from flight_delays.contract import REQUEST_TOPIC, Collection, Context, Request, is_uuid, parse_timestamp
+from flight_delays.contract import REQUEST_TOPIC, Collection, DepartureConditions, Request, is_uuid, parse_timestamp
 from flight_delays.data import conditions
 from flight_delays.infra.kafka import partition_of
 from flight_delays.settings import Settings
@@ -101,7 +101,7 @@ def test_what_is_known_at_departure_is_in_the_message(
 ) -> None:
     hours: dict[str, list[float | None]] = {name: [None] * 24 for name in conditions.WEATHER}
     hours["OriginTemperature"] = [float(hour) for hour in range(24)]
-    mongo[Collection.CONTEXT].insert_many(
+    mongo[Collection.CONDITIONS].insert_many(
         [
             {"_id": "schedule/AA/1519/ATL/SFO", "CRSDepTime": "0705", "CRSArrTime": "0930"},
             {"_id": "gain/SFO/2016-12-24", "sum": -12.0, "count": 2},
@@ -109,7 +109,7 @@ def test_what_is_known_at_departure_is_in_the_message(
             {"_id": "gain/SFO/2016-12-25", "sum": 900.0, "count": 1},
         ]
     )
-    names = [*Context.model_fields]
+    names = [*DepartureConditions.model_fields]
 
     message, _ = message_of(stack, client.post(SUBMIT, data=FLIGHT).json["id"])
     assert {name: message[name] for name in names if name in message} == {
@@ -124,7 +124,7 @@ def test_what_is_known_at_departure_is_in_the_message(
         assert ("CRSDepTime" in message) == known, "scheduled times are known by the number"
         assert message.get("FlightNum") == ("1519" if known else None)
 
-    mongo[Collection.CONTEXT].insert_one({"_id": "weather/ATL/2016-12-25", **hours})
+    mongo[Collection.CONDITIONS].insert_one({"_id": "weather/ATL/2016-12-25", **hours})
     message, _ = message_of(stack, client.post(SUBMIT, data=FLIGHT | {"CRSDepTime": "23:35"}).json["id"])
     assert (message["CRSDepTime"], message["CRSArrTime"]) == ("2335", "0200"), "what the client says wins"
     assert {name: message[name] for name in conditions.WEATHER if name in message} == {"OriginTemperature": 23.0}

@@ -46,7 +46,7 @@ const WEATHER = /^Origin(Temperature|Humidity|Wind|Precipitation|Pressure|Visibi
 const UNSEEN = { Carrier: "carrier", Origin: "origin", Dest: "destination", Route: "route" };
 
 /** The departure conditions, in a few words. */
-function contextOf(flight) {
+function conditionsOf(flight) {
   const time = (hhmm) => `${hhmm.slice(0, 2)}:${hhmm.slice(2)}`;
   const known = [];
   if (flight.CRSDepTime) known.push(`scheduled ${time(flight.CRSDepTime)}${flight.CRSArrTime ? ` to ${time(flight.CRSArrTime)}` : ""}`);
@@ -81,7 +81,7 @@ function show(answer, startedAt) {
   const ms = performance.now() - startedAt;
   byId("took").textContent = ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
   byId("distance").textContent = `${Math.round(flight.Distance).toLocaleString("en")} miles`;
-  byId("context").textContent = contextOf(flight);
+  byId("conditions").textContent = conditionsOf(flight);
   byId("model").textContent = flight.ModelVersion;
   byId("request-id").textContent = answer.id;
   say("");

@@ -18,7 +18,7 @@ from uuid import UUID, uuid5
 from flight_delays.answers.request import request_message
 from flight_delays.answers.scoreboard import Scoreboard
 from flight_delays.contract import BUCKETS, ENTERED, REQUEST_TOPIC, Collection
-from flight_delays.data.conditions import find_context
+from flight_delays.data.conditions import find_conditions
 from flight_delays.data.records import read_flights, read_manifest
 from flight_delays.errors import DataError, sentence
 
@@ -67,10 +67,10 @@ def uuid_of(replay: str, number: int) -> str:
     return str(uuid5(_NAMESPACE, f"{replay}/{number}"))
 
 
-def message(uuid: str, replay: str, flight: Mapping[str, Any], context: Mapping[str, Any]) -> str:
+def message(uuid: str, replay: str, flight: Mapping[str, Any], conditions: Mapping[str, Any]) -> str:
     """The request as the web app would write it, plus `Replay`."""
     asked = {name: flight[name] for name in _ASKED}
-    asked |= {"FlightDate": flight["FlightDate"].isoformat(), **context}
+    asked |= {"FlightDate": flight["FlightDate"].isoformat(), **conditions}
     return request_message(uuid, Replay=replay, **asked)
 
 
@@ -161,7 +161,7 @@ class _Replay:
         until = min(until, self.flights)
         for number in range(self.sent, until):
             flight = self._asked[number]
-            known = find_context(self._db, {**flight, "FlightDate": flight["FlightDate"].isoformat()})
+            known = find_conditions(self._db, {**flight, "FlightDate": flight["FlightDate"].isoformat()})
             self._producer.produce(
                 REQUEST_TOPIC,
                 key=self._uuids[number],

@@ -17,7 +17,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flight_delays.contract import AIRPORT_PATTERN, GAIN_MINUTES, WEATHER, Collection, Context, flight_number
+from flight_delays.contract import (
+    AIRPORT_PATTERN,
+    GAIN_MINUTES,
+    WEATHER,
+    Collection,
+    DepartureConditions,
+    flight_number,
+)
 from flight_delays.data.sources.text import open_text
 from flight_delays.errors import DataError
 from flight_delays.infra.files import move_durably
@@ -108,7 +115,7 @@ def read_weather(path: Path) -> pd.DataFrame:
 
 
 def _limits(name: str) -> tuple[float, float]:
-    number = Context.model_json_schema()["properties"][name]["anyOf"][0]
+    number = DepartureConditions.model_json_schema()["properties"][name]["anyOf"][0]
     return number["minimum"], number["maximum"]
 
 
@@ -189,8 +196,8 @@ def import_documents(
 # --- looking up ------------------------------------------------------------------------------------------------------
 
 
-def find_context(db: Database[dict[str, Any]], flight: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of the flight at departure: fields of `contract.Context`, without those that are not known.
+def find_conditions(db: Database[dict[str, Any]], flight: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of the flight at departure: those fields of `contract.DepartureConditions` that are known.
 
     `flight` has a request's `Carrier`, `Origin`, `Dest` and `FlightDate`, and may have `FlightNum`, by which scheduled
     times are known, and `CRSDepTime`, which then counts: the scheduled arrival moves with it. One read.
@@ -199,13 +206,13 @@ def find_context(db: Database[dict[str, Any]], flight: Mapping[str, Any]) -> dic
     schedule = _schedule_id(flight["Carrier"], flight.get("FlightNum"), flight["Origin"], flight["Dest"])
     weather = _weather_id(flight["Origin"], day)
     week = [_gain_id(flight["Dest"], day - dt.timedelta(days=days)) for days in range(1, 8)]
-    documents = db[Collection.CONTEXT].find({"_id": {"$in": [schedule, weather, *week]}})
+    documents = db[Collection.CONDITIONS].find({"_id": {"$in": [schedule, weather, *week]}})
     found = {document["_id"]: document for document in documents}
-    context: dict[str, Any] = _times(found.get(schedule), flight.get("CRSDepTime"))
-    if (departure := context.get("CRSDepTime")) and (hours := found.get(weather)):
-        context |= {name: hours[name][int(departure[:2])] for name in WEATHER}
-    context |= {"DestGainYesterday": _mean_gain(found, week[:1]), "DestGain7Days": _mean_gain(found, week)}
-    return {name: value for name, value in context.items() if value is not None}
+    known: dict[str, Any] = _times(found.get(schedule), flight.get("CRSDepTime"))
+    if (departure := known.get("CRSDepTime")) and (hours := found.get(weather)):
+        known |= {name: hours[name][int(departure[:2])] for name in WEATHER}
+    known |= {"DestGainYesterday": _mean_gain(found, week[:1]), "DestGain7Days": _mean_gain(found, week)}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _times(schedule: Mapping[str, str] | None, departure: str | None) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def with_weather(flights: DataFrame, weather: DataFrame) -> DataFrame:
     )
 
 
-def without_context(flights: DataFrame, when: Column | None = None, names: tuple[str, ...] = ()) -> DataFrame:
+def without_conditions(flights: DataFrame, when: Column | None = None, names: tuple[str, ...] = ()) -> DataFrame:
     """The features as if nothing were known of weather and gains (or of `names`), for the rows where `when` is true."""
     from pyspark.sql import functions as F
 

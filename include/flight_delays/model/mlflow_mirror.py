@@ -49,7 +49,7 @@ def _mirror(settings: Settings, version: str) -> None:
         at = int(metadata.trained_at.timestamp() * 1000)
         tags = {"version": version, "fingerprint": metadata.fingerprint, "code_version": metadata.code_version}
         run = client.create_run(experiment, start_time=at, run_name=version, tags=tags)
-        scores = {"": metadata.metrics, "without_context_": metadata.metrics_without_context}
+        scores = {"": metadata.metrics, "without_conditions_": metadata.metrics_without_conditions}
         scores |= {f"{name}_": baseline for name, baseline in metadata.baselines.items()}
         metrics = [
             Metric(f"{prefix}{name}", value, at, 0)

@@ -25,8 +25,8 @@ def write(folder: Path, metadata: Metadata) -> None:
         lstrip_blocks=True,
     )
     scores = {"model": metadata.metrics}
-    if metadata.metrics_without_context:
-        scores["model, without context"] = metadata.metrics_without_context
+    if metadata.metrics_without_conditions:
+        scores["model, without conditions"] = metadata.metrics_without_conditions
     scores |= {f"baseline {name.replace('_', ' ')}": found for name, found in metadata.baselines.items()}
     if metadata.comparison and metadata.comparison.champion:
         scores[f"champion {metadata.comparison.version}"] = metadata.comparison.champion

@@ -30,13 +30,13 @@ from flight_delays.model.features import (
     with_features,
     with_recent_gains,
     with_weather,
-    without_context,
+    without_conditions,
 )
 
 INDEXED = tuple(f"{name}Index" for name in CATEGORICAL)
 ENCODED = tuple(f"{name}Encoded" for name in CATEGORICAL)
-CONTEXT = (*WEATHER_FEATURES, *(f"{name}Filled" for name in GAINS))
-IMPUTED = {name: name.replace("Filled", "Imputed") for name in CONTEXT}
+CONDITIONS = (*WEATHER_FEATURES, *(f"{name}Filled" for name in GAINS))
+IMPUTED = {name: name.replace("Filled", "Imputed") for name in CONDITIONS}
 LINEAR = ("DepDelay", "Distance")
 """Not `Winter`: from one or two months a line would be drawn on to the middle of summer. Trees draw nothing on."""
 EXPECTED = "ExpectedArrDelay"
@@ -93,22 +93,22 @@ def split_by_time(flights: DataFrame, holdout_months: int) -> tuple[DataFrame, D
     return flights.where(F.col("FlightDate") < first), flights.where(F.col("FlightDate") >= first)
 
 
-def context_dropout(training: DataFrame) -> DataFrame:
-    """The flights, and half of them a second time without context, so that one model learns to answer both ways.
+def conditions_dropout(training: DataFrame) -> DataFrame:
+    """The flights, and half of them a second time without conditions, so that one model learns to answer both ways.
 
     Some lose the weather, the gains or the scheduled times alone. Which ones is decided by a hash of the flight, not by
     chance: the same records give the same model.
     """
     kind = F.pmod(F.xxhash64("FlightDate", "CarrierRoute", "DepDelay", "CRSDepMinutes"), F.lit(20))
-    again = without_context(training.where(kind < 10))
-    partly = without_context(training, kind == 10, WEATHER_FEATURES)
-    partly = without_context(partly, kind == 11, GAIN_FEATURES)
-    return without_context(partly.unionByName(again), kind.isin(1, 12), TIMES)
+    again = without_conditions(training.where(kind < 10))
+    partly = without_conditions(training, kind == 10, WEATHER_FEATURES)
+    partly = without_conditions(partly, kind == 11, GAIN_FEATURES)
+    return without_conditions(partly.unionByName(again), kind.isin(1, 12), TIMES)
 
 
 def fit(training: DataFrame, *, trees: int, depth: int, seed: int) -> PipelineModel:
     """The fitted pipeline: adds `Prediction` (0.0 .. 3.0) and `Probability` (vector of 4) to rows with the features."""
-    training = context_dropout(training).cache()
+    training = conditions_dropout(training).cache()
     # `keep` gives what was never seen an index of its own; the alphabet makes the order independent of the rows'.
     indexer = StringIndexer(
         inputCols=list(CATEGORICAL), outputCols=list(INDEXED), handleInvalid="keep", stringOrderType="alphabetAsc"
@@ -116,9 +116,9 @@ def fit(training: DataFrame, *, trees: int, depth: int, seed: int) -> PipelineMo
     # The last category, which is dropped, is the one of what was never seen.
     encoder = OneHotEncoder(inputCols=list(INDEXED), outputCols=list(ENCODED), handleInvalid="keep")
     # For the regression what is unknown is as usual. The imputer refuses a column of which nothing is known.
-    known = training.select(*(F.count_if(F.col(name) != UNKNOWN).alias(name) for name in CONTEXT)).collect()[0]
-    context = [name for name in CONTEXT if known[name]]
-    imputer = Imputer(inputCols=context, outputCols=[IMPUTED[name] for name in context], missingValue=UNKNOWN)
+    known = training.select(*(F.count_if(F.col(name) != UNKNOWN).alias(name) for name in CONDITIONS)).collect()[0]
+    present = [name for name in CONDITIONS if known[name]]
+    imputer = Imputer(inputCols=present, outputCols=[IMPUTED[name] for name in present], missingValue=UNKNOWN)
     # The delay to be expected of this carrier on this route, on such a day. A forest would need a bin for each route
     # in every input (slow, and 5,000 of them in national data), and many splits for a sum; regularised, rare routes
     # stay near the mean of carrier and airports.
@@ -155,7 +155,7 @@ def fit(training: DataFrame, *, trees: int, depth: int, seed: int) -> PipelineMo
     )
     try:
         return Pipeline(
-            stages=[indexer, encoder, *([imputer] if context else []), explained, expected, assembler, forest]
+            stages=[indexer, encoder, *([imputer] if present else []), explained, expected, assembler, forest]
         ).fit(training)
     finally:
         training.unpersist()

@@ -121,8 +121,8 @@ class Metadata(BaseModel, frozen=True):
     metrics: Scores
     baselines: dict[str, Scores]
     training_seconds: float
-    metrics_without_context: Scores | None = None
-    """`metrics` with all context taken away, where the model knows any."""
+    metrics_without_conditions: Scores | None = None
+    """`metrics` without all conditions, where the model knows any."""
     calibration: tuple[Bin, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
     by_carrier: dict[str, Scores] = {}

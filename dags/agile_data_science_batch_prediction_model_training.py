@@ -1,52 +1,36 @@
-"""Wiring of the DAG `agile_data_science_batch_prediction_model_training`; the .md beside it explains it."""
-# mypy: disable-error-code="call-arg, arg-type, index"
-# TaskFlow hands context arguments (params, run_id) to a task itself, and results on as XComArg.
+"""Trains, judges and promotes the model; agile_data_science_batch_prediction_model_training.md explains."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 from pathlib import Path
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
-from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Metadata, Param, dag, task
+from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, dag, task
 
-from flight_delays.contract import DagId
 from flight_delays.model import promotion
 from flight_delays.settings import PROJECT, get_settings
 from flight_delays_airflow import agile_data_science_batch_prediction_model_training as tasks
 from flight_delays_airflow.names import SPARK_CONNECTION, AssetName, Tag, asset, default_args
 
 SETTINGS = get_settings()
-MODEL = asset(AssetName.MODEL)
 # With `run_immediately=False` the first unpausing starts a run at once, up to 17 h after a scheduled time.
 WEEKLY = CronTriggerTimetable("0 4 * * 1", timezone="UTC", run_immediately=dt.timedelta(minutes=1))
-PARAMS = {
-    "trees": Param(20, type="integer", minimum=1, maximum=500, description="Number of trees"),
-    "depth": Param(10, type="integer", minimum=1, maximum=20, description="Maximum tree depth"),
-    "holdout_months": Param(2, type="integer", minimum=1, maximum=12, description="Number of months in the holdout"),
-    "seed": Param(42, type="integer", minimum=0, maximum=2**31 - 1, description="Random seed"),
-    "force": Param(False, type="boolean", description="Whether to promote a model that fails the checks"),
-}
 APPROVAL = dt.timedelta(hours=SETTINGS.approval_hours if SETTINGS.require_approval else 0)
 
 
 @dag(
-    DagId.TRAINING.value,
+    dag_display_name="05 Model training",
+    description="Trains a random forest with Spark, judges it, and promotes it where it passes the checks",
     schedule=AssetOrTimeSchedule(timetable=WEEKLY, assets=[asset(AssetName.CONDITIONS)]),
-    catchup=False,
     max_active_runs=1,
-    params=PARAMS,
+    params=tasks.PARAMS,
     default_args=default_args(execution_timeout=dt.timedelta(hours=3), retries=1),
     dagrun_timeout=dt.timedelta(hours=4) + APPROVAL,
     tags=[Tag.TRAINING.value],
     doc_md=str(Path(__file__).with_suffix(".md")),
 )
-def build() -> None:
-    @task(outlets=[MODEL])
-    def promote(version: str) -> Iterator[Metadata]:
-        yield Metadata(MODEL, promotion.promote(version))
-
+def agile_data_science_batch_prediction_model_training() -> None:
     prepared = task(promotion.prepare)()
     train = SparkSubmitOperator(
         task_id="train",
@@ -60,10 +44,10 @@ def build() -> None:
     )
     version = task(promotion.register)(prepared["staged"])
     passed = task(tasks.judge)(version)
-    promoted = promote(passed)
+    promoted = task(outlets=[tasks.MODEL])(tasks.promote)(passed)
     train >> version
     if SETTINGS.require_approval:
         passed >> tasks.approval(APPROVAL) >> promoted
 
 
-build()
+agile_data_science_batch_prediction_model_training()

@@ -1,6 +1,4 @@
-"""Wiring of the DAG `flight_delay_model_rollback`; the .md beside it explains it."""
-# mypy: disable-error-code="call-arg"
-# TaskFlow hands context arguments (params) to a task itself.
+"""Makes an older model the champion again; flight_delay_model_rollback.md beside this file explains."""
 
 from __future__ import annotations
 
@@ -11,7 +9,6 @@ from typing import Any
 
 from airflow.sdk import Metadata, Param, dag, task
 
-from flight_delays.contract import DagId
 from flight_delays.model import promotion
 from flight_delays.model.registry import VERSION_PATTERN
 from flight_delays_airflow.names import AssetName, Tag, asset, default_args
@@ -21,14 +18,15 @@ VERSION = Param(
     promotion.PREVIOUS,
     type="string",
     pattern=rf"^\s*(previous|{VERSION_PATTERN})\s*$",
+    title="Model version",
     description="`previous`, or a version that `make models` lists",
 )
 
 
 @dag(
-    DagId.ROLLBACK.value,
+    dag_display_name="06 Model rollback",
+    description="Makes the previous model, or a version of your choice, the champion again",
     schedule=None,
-    catchup=False,
     max_active_runs=1,
     params={"version": VERSION},
     default_args=default_args(execution_timeout=dt.timedelta(minutes=10)),
@@ -36,7 +34,7 @@ VERSION = Param(
     tags=[Tag.TRAINING.value],
     doc_md=str(Path(__file__).with_suffix(".md")),
 )
-def build() -> None:
+def flight_delay_model_rollback() -> None:
     @task(outlets=[MODEL])
     def roll_back(params: dict[str, Any]) -> Iterator[Metadata]:
         yield Metadata(MODEL, promotion.roll_back(params))
@@ -44,4 +42,4 @@ def build() -> None:
     roll_back()
 
 
-build()
+flight_delay_model_rollback()

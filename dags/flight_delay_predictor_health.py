@@ -1,5 +1,4 @@
 """Proves every 5 minutes that predictions come back; flight_delay_predictor_health.md beside this file explains."""
-# mypy: disable-error-code="call-arg, arg-type, index"
 
 from __future__ import annotations
 
@@ -10,16 +9,16 @@ from typing import Any
 from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOperator
 from airflow.sdk import AssetAlias, TriggerRule, dag, task
 
-from flight_delays.contract import REQUEST_TOPIC, DagId
+from flight_delays.contract import REQUEST_TOPIC
 from flight_delays_airflow.names import ALARM_ALIAS, KAFKA_CONNECTION, Tag, default_args
 
 ALARM = AssetAlias(ALARM_ALIAS)
 
 
 @dag(
-    dag_id=DagId.HEALTH.value,
+    dag_display_name="08 Predictor health",
+    description="Sends a canary through each partition every 5 minutes, and raises the alarm where none comes back",
     schedule=dt.timedelta(minutes=5),
-    catchup=False,
     max_active_runs=1,
     dagrun_timeout=dt.timedelta(minutes=10),
     default_args=default_args(execution_timeout=dt.timedelta(minutes=3), retries=0),  # the next run is the retry

@@ -1,34 +1,61 @@
-"""Tasks of the DAG flight_delay_predictor."""
+"""Form and tasks of the DAG flight_delay_predictor."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
+from airflow.sdk import Metadata, Param
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from flight_delays.contract import DagId
 from flight_delays.errors import CanaryError, PredictorError, RegistryError
-from flight_delays.infra.mongo import ensure_indexes
-from flight_delays.infra.topics import ensure_topics
 from flight_delays.model import registry
-from flight_delays.predictor import control
 from flight_delays.predictor.state import Action
 from flight_delays.settings import get_settings
 from flight_delays_airflow.mongo import database
-from flight_delays_airflow.names import KAFKA_CONNECTION
+from flight_delays_airflow.names import KAFKA_CONNECTION, AssetName, asset
+
+PREDICTOR: Final = asset(AssetName.PREDICTOR)
+PARAMS: Final = {
+    "action": Param(
+        Action.RECONCILE.value,
+        type="string",
+        enum=[action.value for action in Action],
+        title="Action",
+        description="Action; only start, restart and deploy end a stop",
+    ),
+    "version": Param(
+        None,
+        type=["null", "string"],
+        pattern=f"^{registry.VERSION_PATTERN}$",
+        title="Model version",
+        description="Version for `deploy`, as `make models` lists it",
+    ),
+}
 
 
 def create_topics() -> list[str]:
     """Creates missing topics, and returns their names; see `ensure_topics`."""
     from airflow.providers.apache.kafka.hooks.client import KafkaAdminClientHook
 
+    from flight_delays.infra.topics import ensure_topics
+
     return ensure_topics(KafkaAdminClientHook(KAFKA_CONNECTION).get_conn, get_settings())
 
 
 def create_indexes() -> None:
     """Creates missing indexes; see `ensure_indexes`."""
+    from flight_delays.infra.mongo import ensure_indexes
+
     with database() as db:
         ensure_indexes(db)
+
+
+def act(params: Mapping[str, Any], run_id: str, triggering_asset_events: Mapping[Any, Any]) -> Iterator[Metadata]:
+    """Does `params["action"]`, see `reconcile`; updates the asset with what was done."""
+    run = f"{DagId.PREDICTOR.value}/{run_id}"
+    yield Metadata(PREDICTOR, reconcile(params, run, triggering_asset_events))
 
 
 def reconcile(params: Mapping[str, Any], run: str, events: Mapping[Any, Any]) -> dict[str, Any]:
@@ -38,6 +65,8 @@ def reconcile(params: Mapping[str, Any], run: str, events: Mapping[Any, Any]) ->
     there is no model yet and nobody in particular asked for one, AirflowFailException with the reason, in one sentence,
     where it failed: a retry is for the watch, which waits longer each time.
     """
+    from flight_delays.predictor import control
+
     settings = get_settings()
     action = Action(params["action"])
     try:

@@ -1,16 +1,41 @@
-"""Tasks of the DAG flight_delay_replay."""
+"""Form and task of the DAG flight_delay_replay."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+from airflow.sdk import Param
 
 from flight_delays.errors import RegistryError
 from flight_delays.model import registry
 from flight_delays.settings import get_settings
 from flight_delays_airflow.mongo import database
 from flight_delays_airflow.names import KAFKA_CONNECTION
+
+_DAY: Final[dict[str, Any]] = {"type": "string", "format": "date", "section": "Flights"}
+PARAMS: Final = {
+    "first": Param("2013-12-01", **_DAY, title="First day", description="First day of departure"),
+    "last": Param("2013-12-31", **_DAY, title="Last day", description="Last day of departure"),
+    "limit": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        title="Maximum number of flights",
+        description="Maximum number of flights, the first ones; empty: all flights of the period",
+        section="Flights",
+    ),
+    "rate": Param(
+        50,
+        type="number",
+        exclusiveMinimum=0,
+        maximum=1000,
+        title="Rate",
+        description="Flights per second",
+        section="Speed",
+    ),
+}
 
 
 def replay(params: Mapping[str, Any], run_id: str) -> dict[str, Any]:

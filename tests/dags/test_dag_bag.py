@@ -34,6 +34,7 @@ def test_every_file_holds_the_dag_that_it_is_named_after(bag: DagBag) -> None:
 @pytest.mark.parametrize("dag_id", list(DagId))
 def test_a_dag_explains_itself_and_cannot_hang(bag: DagBag, dag_id: DagId) -> None:
     dag: DAG = bag.dags[dag_id]
+    assert dag.description
     assert dag.doc_md is not None
     assert "ailure" in dag.doc_md, "doc_md says what to do on failure"
     assert len(dag.doc_md) > 300
@@ -46,10 +47,19 @@ def test_a_dag_explains_itself_and_cannot_hang(bag: DagBag, dag_id: DagId) -> No
         param = dag.params.get_param(name)
         assert param.description, f"the form explains {name}"
         assert "type" in param.schema, f"the form checks {name}"
+        assert param.schema.get("title"), f"the form names {name}"
     for task in dag.tasks:
         assert task.owner == "flight-delays", task.task_id
         if type(task).__name__ != "EmptyOperator":
             assert task.execution_timeout is not None, task.task_id
+
+
+def test_airflows_list_shows_the_dags_in_the_order_of_the_flow(bag: DagBag) -> None:
+    assert sorted(bag.dags, key=lambda dag_id: bag.dags[dag_id].dag_display_name) == list(DagId)
+
+
+def test_maintenance_first_asks_whether_to_remove_anything(bag: DagBag) -> None:
+    assert next(iter(bag.dags[DagId.MAINTENANCE].params)) == "dry_run"
 
 
 HEAVY = """
@@ -76,7 +86,7 @@ def heavy_imports() -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("path", sorted(DAGS.glob("*.py")), ids=lambda path: path.stem)
 def test_a_dag_file_is_short_and_imports_nothing_heavy(path: Path, heavy_imports: dict[str, list[str]]) -> None:
-    assert len(path.read_text().splitlines()) <= 80
+    assert len(path.read_text().splitlines()) <= 60
     # The Kafka provider's operators import their client; nothing else may be loaded to parse a file.
     assert heavy_imports[str(path)] in ([], ["confluent_kafka.admin"])
 

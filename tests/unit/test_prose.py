@@ -37,8 +37,12 @@ IN_HINTS = {r"such as": "e.g."}
 TEXTS = ["*.md", "docs/**/*.md", "dags/*.md", ".github/**/*.md", "include/**/*.md"]
 HINTS = ["webapp/templates/*.html", "webapp/static/*.js", "include/**/*.html"]
 LIBRARY = "include/flight_delays"
-MODULES = ["dags/*.py", "webapp/forms.py", *(f"{LIBRARY}/{part}/**/*.py" for part in ("data", "model", "answers"))]
-MODULES += [f"{LIBRARY}/contract.py", f"{LIBRARY}/schemas.py"]
+MODULES = ["dags/*.py", "include/flight_delays_airflow/*.py", "webapp/forms.py"]
+MODULES += [
+    *(f"{LIBRARY}/{part}/**/*.py" for part in ("data", "model", "answers")),
+    f"{LIBRARY}/contract.py",
+    f"{LIBRARY}/schemas.py",
+]
 """Python files of which all texts are checked: docstrings, Params, messages. Extend it folder by folder."""
 
 

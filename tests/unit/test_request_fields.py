@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from flight_delays.contract import ENTERED, GAINS, WEATHER, Context, Flight, Pair
+from flight_delays.contract import ENTERED, GAINS, WEATHER, DepartureConditions, Flight, Pair
 from flight_delays.data import records
 from flight_delays.data.conditions import WEATHER_COLUMNS
 from flight_delays.data.sources import NUMBERS, TEXTS, bts, nycflights13
@@ -24,7 +24,7 @@ FIELDS = set(Flight.model_fields)
 
 
 def test_each_field_is_entered_looked_up_or_made() -> None:
-    assert {*ENTERED, *Context.model_fields, *Pair.model_fields, *MADE} == FIELDS, "see contract.Flight"
+    assert {*ENTERED, *DepartureConditions.model_fields, *Pair.model_fields, *MADE} == FIELDS, "see contract.Flight"
 
 
 def test_what_is_entered_is_in_the_form_and_on_the_page() -> None:
@@ -35,7 +35,7 @@ def test_what_is_entered_is_in_the_form_and_on_the_page() -> None:
 
 
 def test_what_is_looked_up_is_known_to_the_import() -> None:
-    assert set(Context.model_fields) == {*SCHEDULED, *WEATHER_COLUMNS.values(), *GAINS}
+    assert set(DepartureConditions.model_fields) == {*SCHEDULED, *WEATHER_COLUMNS.values(), *GAINS}
 
 
 def test_each_field_is_learned_from_or_declared_as_not() -> None:

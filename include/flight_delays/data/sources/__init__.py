@@ -103,8 +103,11 @@ def get_source(params: Mapping[str, Any]) -> Source:
 def split(params: Mapping[str, Any], there: Collection[str] = ()) -> list[dict[str, Any]]:
     """The `params` of each file to fetch: one, but for `bts` one a month, without those `there` unless `force` is set.
 
-    Raises DataError where `bts` is asked for without `months`.
+    Raises DataError where `bts` is asked for without `months`, or another source than `archive` with a URL or checksum.
     """
+    archive_only = [name for name in ("url", "sha256") if params.get(name)]
+    if archive_only and params.get("source") != SourceName.ARCHIVE:
+        raise DataError(f"{archive_only[0]}: only source archive takes it; leave it empty, or choose that source")
     if params.get("source") != SourceName.BTS:
         return [dict(params)]
     if not params.get("months"):

@@ -17,15 +17,19 @@ _DUMP: Final = re.compile(r"\s*[(]configured timeouts: [^)]*[)]|, Timeout: .*|, 
 LOGIN: Final = re.compile(r"(?<=://)[^\s/]*@")
 
 
-class DataError(ValueError):
+class ExpectedError(Exception):
+    """An error whose message says what is wrong and what to do: a task's log needs no traceback."""
+
+
+class DataError(ExpectedError, ValueError):
     """The data, or a parameter that names them, are wrong: trying again does not help."""
 
 
-class RegistryError(RuntimeError):
+class RegistryError(ExpectedError, RuntimeError):
     """The model registry's content is not what it should be; the message says what and what to do, in one sentence."""
 
 
-class PredictorError(RuntimeError):
+class PredictorError(ExpectedError, RuntimeError):
     """The predictor is not as it should be; the message says in one sentence what is wrong and what to do."""
 
 
@@ -33,8 +37,12 @@ class OvertakenError(PredictorError):
     """Another run changed the state meanwhile: it decides, and this one ends without a trace."""
 
 
-class CanaryError(RuntimeError):
+class CanaryError(ExpectedError, RuntimeError):
     """A canary did not come back in time; the message says which, how long was waited, and what to look at."""
+
+
+class ServiceError(ExpectedError, RuntimeError):
+    """Kafka or MongoDB refuses or does not answer; the message has its own words, in one sentence."""
 
 
 class BrokerError(CanaryError):
@@ -64,10 +72,10 @@ def problems(error: ValidationError) -> str:
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Raises RuntimeError with the sentence in place of pymongo's errors, whose text would fill a task's log."""
+    """Raises ServiceError with the sentence in place of pymongo's errors, whose text would fill a task's log."""
     from pymongo.errors import PyMongoError
 
     try:
         yield
     except PyMongoError as error:
-        raise RuntimeError(f"MongoDB: {sentence(error)}") from None
+        raise ServiceError(f"MongoDB: {sentence(error)}") from None

@@ -61,13 +61,8 @@ def default_args(
 
     A `flight_delays.errors.DataError` says that the data or the parameters are wrong: trying again cannot help.
     """
-    from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+    from flight_delays_airflow.failure import DataErrorsFail
 
-    data_error = RetryRule(
-        exception="flight_delays.errors.DataError",
-        action=RetryAction.FAIL,
-        reason="the data or a parameter is wrong",
-    )
     return {
         **_notification(),
         "owner": OWNER,
@@ -75,7 +70,7 @@ def default_args(
         "retry_delay": dt.timedelta(seconds=10),
         "retry_exponential_backoff": 2.0,
         "max_retry_delay": dt.timedelta(minutes=5),
-        "retry_policy": ExceptionRetryPolicy(rules=[data_error]),
+        "retry_policy": DataErrorsFail(),
         "execution_timeout": execution_timeout,
         **more,
     }

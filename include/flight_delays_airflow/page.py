@@ -1,4 +1,4 @@
-"""The page Predictor: how the predictor does, and buttons that trigger its DAG.
+"""The page Predictor: the status, and buttons that trigger its DAG.
 
 Who may read that DAG sees the page. The buttons call Airflow's own API with the reader's own login, so that it is
 Airflow that decides whether a run may be triggered; its cookie is SameSite=Lax, so no other site can press them.

@@ -1,4 +1,4 @@
-"""What this project adds to Airflow: the page Predictor, a link to the Spark UI, and the refusal of wrong runs."""
+"""What this project adds to Airflow: the page Predictor, links of tasks, the refusal of wrong runs, short failures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.plugins_manager import AirflowPlugin
 from airflow.sdk import BaseOperatorLink
 
-from flight_delays_airflow import refusal
+from flight_delays_airflow import failure, refusal
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -36,10 +36,10 @@ class SparkUiLink(BaseOperatorLink):
 
 
 class FlightDelaysPlugin(AirflowPlugin):
-    """Registers the page, its place in the navigation, and the listener."""
+    """Registers the page, its place in the navigation, and the listeners."""
 
     name = "flight_delays"
-    listeners = [refusal]  # noqa: RUF012
+    listeners = [failure, refusal]  # noqa: RUF012
     fastapi_apps = [{"app": page, "url_prefix": PREFIX, "name": "Predictor"}]  # noqa: RUF012 - Airflow wants a list
     external_views = [  # noqa: RUF012
         {"name": "Predictor", "href": f"{PREFIX}/", "destination": "nav", "url_route": "predictor"}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class PredictorWatch(BaseEventTrigger):
-    """Probes every `interval` seconds, and when the Spark Connect server dies, for ever.
+    """Probes every `interval` seconds, and when the Spark Connect server dies, without an end.
 
     The payload of an event is the unhealthy `part` and the `reason`; see predictor.probe.
     """

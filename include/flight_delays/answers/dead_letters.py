@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from flight_delays.contract import REQUEST_TOPIC, read_request
-from flight_delays.errors import DataError, problems, sentence
+from flight_delays.errors import DataError, ServiceError, problems, sentence
 from flight_delays.infra.batches import is_of_a_batch
 from flight_delays.infra.printable import one_line
 
@@ -168,7 +168,7 @@ def replay(
         done += len(confirmed)
         log.info("%d of %d replayed", done, len(ready))
         if len(confirmed) < len(batch):
-            raise RuntimeError(f"Kafka did not confirm {len(batch) - len(confirmed)} messages: {failures[:3]}")
+            raise ServiceError(f"Kafka did not confirm {len(batch) - len(confirmed)} messages: {failures[:3]}")
     return {"chosen": len(chosen), "replayed": done, "not_replayed": refused[:LISTED]}
 
 
@@ -216,7 +216,7 @@ def read_originals(consumer: Consumer, places: Iterable[tuple[int, int]]) -> dic
 def _next(consumer: Consumer) -> Message:
     message = consumer.poll(_KAFKA_SECONDS)
     if message is None or (message.error() is not None and not is_of_a_batch(message)):
-        raise RuntimeError(f"Kafka does not give the original messages: {(message and message.error()) or 'no answer'}")
+        raise ServiceError(f"Kafka does not give the original messages: {(message and message.error()) or 'no answer'}")
     return message
 
 

@@ -20,7 +20,7 @@ from flight_delays.answers.scoreboard import Scoreboard
 from flight_delays.contract import BUCKETS, ENTERED, REQUEST_TOPIC, Collection
 from flight_delays.data.conditions import find_conditions
 from flight_delays.data.records import read_flights, read_manifest
-from flight_delays.errors import DataError, sentence
+from flight_delays.errors import DataError, ServiceError, sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,7 +171,7 @@ class _Replay:
             self._producer.poll(0)
         if until > self.sent and (self._producer.flush(_KAFKA_SECONDS) or failures):
             why = failures[0] if failures else f"no confirmation within {_KAFKA_SECONDS:.0f} s"
-            raise RuntimeError(f"Kafka did not take the flights: {why}; a retry goes on after flight {self.sent:,}")
+            raise ServiceError(f"Kafka did not take the flights: {why}; a retry goes on after flight {self.sent:,}")
         sent, self.sent = self.sent, until
         self.open.extend(range(sent, until))
         return until > sent

@@ -10,16 +10,30 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
 from flight_delays.contract import REQUEST_TOPIC
 from flight_delays.infra.files import write_atomically
 from flight_delays.settings import PROJECT, Settings
+from flight_delays_airflow.names import ASSETS
 from stack.steps import StepFailedError
 
-MIGRATIONS: tuple[Callable[[Settings], None], ...] = ()
+
+def _asset_uris(settings: Settings) -> None:
+    """Format 2: the assets have other URIs. Airflow would activate those a minute after the start, too late."""
+    database = settings.home / "airflow" / "airflow.db"
+    if database.exists():
+        with closing(sqlite3.connect(database)) as connection, connection:
+            for name, (_, uri) in ASSETS.items():
+                for table in ("asset", "asset_active"):
+                    connection.execute(f"UPDATE {table} SET uri = ? WHERE name = ?", (uri, name.value))  # noqa: S608
+
+
+MIGRATIONS: tuple[Callable[[Settings], None], ...] = (_asset_uris,)
 """The i-th brings format i + 1 to format i + 2."""
 
 UNFINISHED_RESTORE = ".restore"

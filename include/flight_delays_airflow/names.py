@@ -6,6 +6,8 @@ import datetime as dt
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from flight_delays.contract import DATABASE, RESPONSE_TOPIC, Collection
+
 if TYPE_CHECKING:
     from airflow.sdk import Asset
 
@@ -21,6 +23,21 @@ class AssetName(StrEnum):
     MODEL = "flight_delay_model"
     ALARM = "flight_delay_predictor_alarm"
     PREDICTOR = "flight_delay_predictor"
+
+
+ASSETS: Final = {
+    AssetName.RECORDS: ("data", "file:///data/flight_records"),
+    AssetName.DISTANCES: ("data", f"mongodb://mongo_default:27017/{DATABASE}/{Collection.DISTANCES}"),
+    AssetName.CONDITIONS: ("data", f"mongodb://mongo_default:27017/{DATABASE}/{Collection.CONDITIONS}"),
+    AssetName.MODEL: ("model", "file:///models"),
+    AssetName.ALARM: ("predictor", f"mongodb://mongo_default:27017/{DATABASE}/{Collection.EVENTS}"),
+    AssetName.PREDICTOR: ("predictor", f"kafka://kafka_default/{RESPONSE_TOPIC}"),
+}
+"""Group and URI of each: a path below the state folder, or a connection's id in place of its host.
+
+Host, port and folder may change; a URI may not. While a name is active with one URI, Airflow activates no second one,
+and fails the tasks that have it as an outlet.
+"""
 
 
 class Tag(StrEnum):
@@ -51,7 +68,8 @@ def asset(name: AssetName, **more: Any) -> Asset:
     """The asset of that name, for schedules, inlets and outlets; `more` is Asset's own, e.g. its watchers."""
     from airflow.sdk import Asset
 
-    return Asset(name=name.value, uri=f"x-flight-delays://{name.value}", **more)
+    group, uri = ASSETS[name]
+    return Asset(name=name.value, group=group, uri=uri, **more)
 
 
 def default_args(

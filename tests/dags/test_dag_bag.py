@@ -5,17 +5,21 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
+from airflow.providers_manager import ProvidersManager
 from airflow.sdk import DAG
 
 from flight_delays.contract import DagId
-from flight_delays.settings import PROJECT
-from flight_delays_airflow.names import ALARM_ALIAS, AssetName, Tag, asset
+from flight_delays.settings import PROJECT, Settings
+from flight_delays_airflow.names import ALARM_ALIAS, ASSETS, AssetName, Tag, asset
+from stack import state
 
 DAGS = PROJECT / "dags"
 
@@ -108,7 +112,31 @@ def test_assets_chain_the_dags(bag: DagBag) -> None:
     assert outlets(DagId.ROLLBACK) == {AssetName.MODEL}
     assert scheduled_on(DagId.PREDICTOR) == {AssetName.MODEL, AssetName.DISTANCES, AssetName.ALARM}
     assert outlets(DagId.PREDICTOR) == {AssetName.PREDICTOR}
-    assert asset(AssetName.MODEL).uri != asset(AssetName.RECORDS).uri
+
+
+def test_assets_have_the_uris_that_their_providers_register() -> None:
+    uris = [asset(name).uri for name in AssetName]
+    assert len(set(uris)) == len(uris)
+    assert uris == [ASSETS[name][1] for name in AssetName], "Airflow changes nothing about them"
+    assert {uri.partition(":")[0] for uri in uris} <= set(ProvidersManager().asset_uri_handlers)
+    assert {asset(name).group for name in AssetName} == {"data", "model", "predictor"}
+
+
+@pytest.mark.usefixtures("airflow_database")
+def test_a_database_of_release_0_1_0_goes_on_with_its_assets(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "airflow").mkdir()
+    ours = sqlite3.connect(Path(os.environ["AIRFLOW_HOME"]) / "airflow.db")
+    with closing(ours), closing(sqlite3.connect(tmp_path / "airflow" / "airflow.db")) as database:
+        ours.backup(database)
+        queries = [f"SELECT name, uri FROM {table} ORDER BY name" for table in ("asset", "asset_active")]  # noqa: S608
+        before = [database.execute(query).fetchall() for query in queries]
+        assert before == [sorted((name, ASSETS[name][1]) for name in AssetName)] * 2
+        with database:
+            database.execute("UPDATE asset SET uri = 'x-flight-delays://' || name")
+            database.execute("UPDATE asset_active SET uri = 'x-flight-delays://' || name")
+        assert state.migrate(Settings(home=tmp_path)) == "format 1 brought to 2"
+        assert [database.execute(query).fetchall() for query in queries] == before
 
 
 def test_health_check_runs_every_five_minutes_without_the_triggerer(bag: DagBag) -> None:

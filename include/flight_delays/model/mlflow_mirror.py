@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from flight_delays.infra.printable import printable
 from flight_delays.model import model_card, registry
 from flight_delays.settings import Settings, get_settings
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 EXPERIMENT: Final = "flight-delays"
-"""MLflow's name for the experiment, and for the registered model."""
+"""MLflow's name for the experiment."""
 
 log = logging.getLogger(__name__)
 
 
 def mirror(version: str) -> None:
-    """Brings MLflow up to date on a version: its run, verdict, model version, and who is champion.
+    """Brings MLflow up to date on a version: its run with scores, card and verdict, and the tag `champion`.
 
-    A failure of MLflow, or its absence, is a warning in the log and nothing else.
+    The model itself stays in the registry: Spark loads it from there. A failure of MLflow, or its absence, is a warning
+    in the log and nothing else.
     """
     settings = get_settings()
     if not settings.mlflow_tracking_uri:
@@ -35,43 +39,38 @@ def mirror(version: str) -> None:
 
 def _mirror(settings: Settings, version: str) -> None:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param
-    from mlflow.exceptions import MlflowException
 
     client = MlflowClient(settings.mlflow_tracking_uri)
     found = client.get_experiment_by_name(EXPERIMENT)
     experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT)
     runs = client.search_runs([experiment], f"tags.version = '{version}' and attributes.status = 'FINISHED'")
-    if runs:
-        run = runs[0]
-    else:
-        metadata = registry.load_metadata(settings.models, version)
-        at = int(metadata.trained_at.timestamp() * 1000)
-        tags = {"version": version, "fingerprint": metadata.fingerprint, "code_version": metadata.code_version}
-        run = client.create_run(experiment, start_time=at, run_name=version, tags=tags)
-        scores = {"": metadata.metrics, "without_conditions_": metadata.metrics_without_conditions}
-        scores |= {f"{name}_": baseline for name, baseline in metadata.baselines.items()}
-        metrics = [
-            Metric(f"{prefix}{name}", value, at, 0)
-            for prefix, each in scores.items()
-            for name, value in (each.model_dump().items() if each else ())
-        ]
-        params = [Param(name, str(value)) for name, value in metadata.params]
-        client.log_batch(run.info.run_id, metrics=metrics, params=params)
-        for name in (registry.METADATA, model_card.NAME):
-            if (path := settings.models / version / name).exists():
-                client.log_artifact(run.info.run_id, str(path))
-        client.set_terminated(run.info.run_id)
+    run = runs[0] if runs else _log_run(client, experiment, settings, version)
     verdict = registry.read_verdict(settings.models, version)
     client.set_tag(run.info.run_id, "verdict", verdict.model_dump_json() if verdict else "never judged")
-
-    try:
-        client.get_registered_model(EXPERIMENT)
-    except MlflowException:
-        client.create_registered_model(EXPERIMENT)
-    copies = client.search_model_versions(f"name = '{EXPERIMENT}' and run_id = '{run.info.run_id}'")
-    if not copies:
-        tags = {"version": version}
-        copies = [client.create_model_version(EXPERIMENT, run.info.artifact_uri, run.info.run_id, tags=tags)]
     if registry.read_pointer(settings.models).champion == version:
-        client.set_registered_model_alias(EXPERIMENT, "champion", copies[0].version)
+        for former in client.search_runs([experiment], "tags.champion = 'true'"):
+            client.delete_tag(former.info.run_id, "champion")
+        client.set_tag(run.info.run_id, "champion", "true")
+
+
+def _log_run(client: MlflowClient, experiment: str, settings: Settings, version: str) -> Any:
+    from mlflow.entities import Metric, Param
+
+    metadata = registry.load_metadata(settings.models, version)
+    at = int(metadata.trained_at.timestamp() * 1000)
+    tags = {"version": version, "fingerprint": metadata.fingerprint, "code_version": metadata.code_version}
+    run = client.create_run(experiment, start_time=at, run_name=version, tags=tags)
+    scores = {"": metadata.metrics, "without_conditions_": metadata.metrics_without_conditions}
+    scores |= {f"{name}_": baseline for name, baseline in metadata.baselines.items()}
+    metrics = [
+        Metric(f"{prefix}{name}", value, at, 0)
+        for prefix, each in scores.items()
+        for name, value in (each.model_dump().items() if each else ())
+    ]
+    params = [Param(name, str(value)) for name, value in metadata.params]
+    client.log_batch(run.info.run_id, metrics=metrics, params=params)
+    for name in (registry.METADATA, model_card.NAME):
+        if (path := settings.models / version / name).exists():
+            client.log_artifact(run.info.run_id, str(path))
+    client.set_terminated(run.info.run_id)
+    return run

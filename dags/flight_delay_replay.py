@@ -9,6 +9,7 @@ from airflow.sdk import dag, task
 
 from flight_delays_airflow import flight_delay_replay as tasks
 from flight_delays_airflow.names import Tag, default_args
+from flight_delays_airflow.plugin import ScoreboardLink
 
 
 @dag(
@@ -24,7 +25,8 @@ from flight_delays_airflow.names import Tag, default_args
     tags=[Tag.PREDICTOR.value, Tag.QUALITY.value],
 )
 def flight_delay_replay() -> None:
-    task(tasks.replay)()
+    replay = task(tasks.replay)()
+    replay.operator.operator_extra_links = [ScoreboardLink()]
 
 
 flight_delay_replay()

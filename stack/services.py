@@ -348,7 +348,7 @@ def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:
         "CORE__DAGS_FOLDER": PROJECT / "dags",
         "CORE__PLUGINS_FOLDER": PROJECT / "plugins",
         "CORE__EXECUTOR": "LocalExecutor",
-        "CORE__PARALLELISM": 4,
+        "CORE__PARALLELISM": 5,  # a replay may hold one for hours
         "CORE__LOAD_EXAMPLES": False,
         "CORE__FERNET_KEY": secrets.airflow_fernet_key,
         "CORE__EXECUTION_API_SERVER_URL": f"http://{LOOPBACK}:{settings.port_airflow_execution}/execution/",

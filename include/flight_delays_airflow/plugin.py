@@ -35,6 +35,18 @@ class SparkUiLink(BaseOperatorLink):
         return get_settings().spark_ui_url + "/StreamingQuery/"
 
 
+class ScoreboardLink(BaseOperatorLink):
+    """From a replay's task to the page that shows its score as it grows."""
+
+    name = "Scoreboard"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow passes them
+        """The address of the page, which shows the newest replay first."""
+        from flight_delays.settings import get_settings
+
+        return get_settings().web_url + "/flights/delays/scoreboard"
+
+
 class FlightDelaysPlugin(AirflowPlugin):
     """Registers the page, its place in the navigation, and the listeners."""
 

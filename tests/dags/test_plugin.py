@@ -7,10 +7,14 @@ import os
 import subprocess
 import sys
 from importlib import import_module
+from urllib.parse import urlsplit
 
 import pytest
+from airflow.dag_processing.dagbag import DagBag
 
-from flight_delays.settings import PROJECT
+from flight_delays.contract import DagId
+from flight_delays.settings import PROJECT, Settings, get_settings
+from webapp import create_app
 
 HEAVY = {"pyspark", "pandas", "pyarrow", "pymongo", "confluent_kafka", "kafka", "fastapi", "flight_delays.predictor"}
 _LOAD = """
@@ -42,3 +46,12 @@ def test_a_task_process_loads_the_plugin_and_nothing_heavy() -> None:
 def test_what_airflows_database_of_release_0_1_0_names_can_be_imported(path: str) -> None:
     module, _, name = path.rpartition(".")
     assert callable(getattr(import_module(module), name))
+
+
+def test_a_replay_links_to_its_scoreboard() -> None:
+    [task] = DagBag(PROJECT / "dags" / f"{DagId.REPLAY}.py").dags[DagId.REPLAY].tasks
+    [link] = task.operator_extra_links
+    assert link.name == "Scoreboard"
+    address = link.get_link(task, ti_key=None)
+    assert address.startswith(get_settings().web_url)
+    assert create_app(Settings()).test_client().get(urlsplit(address).path).status_code == 200

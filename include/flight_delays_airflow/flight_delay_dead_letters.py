@@ -12,54 +12,45 @@ from flight_delays.contract import REQUEST_TOPIC, Collection, Reason
 from flight_delays_airflow.mongo import database
 from flight_delays_airflow.names import KAFKA_CANARY_CONNECTION, KAFKA_CONNECTION
 
-_TEXTS: Final[dict[str, Any]] = {"type": "array", "items": {"type": "string"}, "section": "Chosen requests"}
+_ACTION: Final[dict[str, Any]] = {"section": "Action"}
+_CHOSEN: Final[dict[str, Any]] = {"section": "Chosen requests", "type": "array"}
+_REPLAY: Final[dict[str, Any]] = {"section": "Replay"}
+_TEXT: Final = {"type": "string"}
 PARAMS: Final = {
     "replay": Param(
         False,
+        **_ACTION,
         type="boolean",
         title="Replay",
-        description="Whether to send the chosen requests again, or only to report",
-        section="Action",
+        description="Whether to send the chosen requests, or only to report",
     ),
     "hours": Param(
         24,
+        **_ACTION,
         type="number",
         exclusiveMinimum=0,
         title="Period",
-        description="Period of the report, and of the reasons chosen, in hours up to now",
-        section="Action",
+        description="Hours up to now, for report and reasons",
     ),
-    "reasons": Param(
-        [],
-        type="array",
-        items={"enum": [reason.value for reason in Reason]},
-        title="Reasons",
-        description="Reasons of the requests to replay",
-        section="Chosen requests",
-    ),
-    "uuids": Param([], **_TEXTS, title="UUIDs", description="UUIDs of the requests to replay"),
-    "ids": Param([], **_TEXTS, title="Document ids", description="`_id`s of the documents to replay"),
+    "reasons": Param([], **_CHOSEN, items={"enum": list(Reason)}, title="Reasons", description="Reasons of rejections"),
+    "uuids": Param([], **_CHOSEN, items=_TEXT, title="UUIDs", description="UUIDs of requests"),
+    "ids": Param([], **_CHOSEN, items=_TEXT, title="Document ids", description="`_id`s of rejected documents"),
     "changes": Param(
         None,
+        **_REPLAY,
         type=["null", "object"],
         title="Changes",
-        description='Fields merged into each message, e.g. {"DepDelay": 5}',
-        section="Replay",
+        description='Fields for each message, e.g. {"DepDelay": 5}',
     ),
     "again": Param(
         False,
+        **_REPLAY,
         type="boolean",
         title="Repetition",
         description="Whether to replay again what was replayed before",
-        section="Replay",
     ),
     "limit": Param(
-        1000,
-        type="integer",
-        minimum=1,
-        title="Maximum number of messages",
-        description="Number of messages above which nothing is replayed",
-        section="Replay",
+        1000, **_REPLAY, type="integer", minimum=1, title="Limit", description="Maximum number of messages in a replay"
     ),
 }
 

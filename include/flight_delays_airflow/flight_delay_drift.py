@@ -11,38 +11,29 @@ from airflow.sdk import Param
 from flight_delays.settings import get_settings
 from flight_delays_airflow.mongo import database
 
+_REQUESTS: Final[dict[str, Any]] = {"section": "Requests"}
 PARAMS: Final = {
     "days": Param(
-        7,
-        type="number",
-        exclusiveMinimum=0,
-        title="Period",
-        description="Period of the requests in days, up to now",
-        section="Requests",
+        7, **_REQUESTS, type="number", exclusiveMinimum=0, title="Period", description="Days of requests, up to now"
     ),
     "replay": Param(
         None,
+        **_REQUESTS,
         type=["null", "string"],
         title="Replay",
-        description="Id of a replay to compare; empty: people's requests",
-        section="Requests",
+        description="Id of a replay; empty: people's requests",
     ),
     "at_least": Param(
-        100,
-        type="integer",
-        minimum=1,
-        title="Minimum number of flights",
-        description="Minimum number of flights for a comparison",
-        section="Requests",
+        100, **_REQUESTS, type="integer", minimum=1, title="Minimum", description="Number of flights for a comparison"
     ),
     "alarm": Param(
         get_settings().drift_alarm,
         type="number",
         minimum=0,
         maximum=1,
-        title="Maximum distance",
-        description="Distance, 0 to 1, above which the run fails; 0: no maximum",
         section="Alarm",
+        title="Maximum distance",
+        description="Distance (0..1) above which the run fails; 0: no maximum",
     ),
 }
 

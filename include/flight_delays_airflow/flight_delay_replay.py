@@ -14,26 +14,22 @@ from flight_delays.settings import get_settings
 from flight_delays_airflow.mongo import database
 from flight_delays_airflow.names import KAFKA_CONNECTION
 
-_DAY: Final[dict[str, Any]] = {"type": "string", "format": "date", "section": "Flights"}
+_FLIGHTS: Final[dict[str, Any]] = {"section": "Flights"}
+_DAY: Final[dict[str, Any]] = {**_FLIGHTS, "type": "string", "format": "date"}
 PARAMS: Final = {
     "first": Param("2013-12-01", **_DAY, title="First day", description="First day of departure"),
     "last": Param("2013-12-31", **_DAY, title="Last day", description="Last day of departure"),
     "limit": Param(
-        None,
-        type=["null", "integer"],
-        minimum=1,
-        title="Maximum number of flights",
-        description="Maximum number of flights, the first ones; empty: all flights of the period",
-        section="Flights",
+        None, **_FLIGHTS, type=["null", "integer"], minimum=1, title="Limit", description="Maximum number of flights"
     ),
     "rate": Param(
         50,
+        section="Speed",
         type="number",
         exclusiveMinimum=0,
         maximum=1000,
         title="Rate",
         description="Flights per second",
-        section="Speed",
     ),
 }
 

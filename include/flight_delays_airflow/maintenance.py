@@ -26,35 +26,21 @@ _SETTINGS: Final = get_settings()
 
 def _days(section: str, of: str, default: float, **limits: Any) -> Param:
     """A form field: a retention in days."""
-    return Param(
-        default,
-        type="number",
-        title=of[0].upper() + of[1:],
-        description=f"Retention of {of} in days",
-        section=section,
-        **limits or {"exclusiveMinimum": 0},
-    )
+    limits = limits or {"exclusiveMinimum": 0}
+    title, description = f"{of[0].upper()}{of[1:]}", f"Retention of {of} in days"
+    return Param(default, section=section, type="number", title=title, description=description, **limits)
 
 
+_DRY_RUN: Final = "Whether to count only, and remove nothing"
+_VERSIONS: Final = "Number of model versions to keep, the newest ones"
 PARAMS: Final = {
-    "dry_run": Param(
-        False,
-        type="boolean",
-        title="Dry run",
-        description="Whether to count only, and remove nothing",
-        section="Action",
-    ),
+    "dry_run": Param(False, section="Action", type="boolean", title="Dry run", description=_DRY_RUN),
     "answer_days": _days("Documents", "answers", _SETTINGS.answer_retention_days),
     "replay_days": _days("Documents", "replays' answers", _SETTINGS.replay_retention_days),
     "rejected_days": _days("Documents", "rejected messages", _SETTINGS.rejected_retention_days),
     "event_days": _days("Documents", "the predictor's events", _SETTINGS.event_retention_days),
     "models": Param(
-        _SETTINGS.models_kept,
-        type="integer",
-        minimum=1,
-        title="Number of models",
-        description="Number of model versions to keep, the newest ones",
-        section="Files",
+        _SETTINGS.models_kept, section="Files", type="integer", minimum=1, title="Models", description=_VERSIONS
     ),
     "checkpoint_days": _days("Files", "replaced deployments' checkpoints", _SETTINGS.checkpoint_retention_days),
     "download_days": _days("Files", "unused downloads", _SETTINGS.download_retention_days),
@@ -150,7 +136,7 @@ _TABLES = (
     "asset_event,callback,deadline,dag_run,dag_version,import_error,job,log,revoked_token,task_instance,"
     "task_instance_history,task_reschedule,trigger,xcom"
 )
-_DRY_RUN: Final = "{{ '--dry-run' if params.dry_run else '' }}"
+_DRY_RUN_OPTION: Final = "{{ '--dry-run' if params.dry_run else '' }}"
 
 
 def _before(param: str) -> str:
@@ -158,9 +144,9 @@ def _before(param: str) -> str:
 
 
 CLEAN_AIRFLOW: Final = (
-    f"python -m flight_delays_airflow.health_runs {_before('health_days')} {_DRY_RUN} &&"
+    f"python -m flight_delays_airflow.health_runs {_before('health_days')} {_DRY_RUN_OPTION} &&"
     f" airflow db clean --yes --skip-archive --error-on-cleanup-failure --batch-size 500 --tables {_TABLES}"
-    f" --clean-before-timestamp {_before('airflow_days')} {_DRY_RUN}"
+    f" --clean-before-timestamp {_before('airflow_days')} {_DRY_RUN_OPTION}"
 )
 AIRFLOW_DATABASE: Final = {
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"{{{{ conn.{AIRFLOW_DATABASE_CONNECTION}.extra_dejson.secret_address }}}}"

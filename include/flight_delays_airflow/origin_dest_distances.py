@@ -15,14 +15,8 @@ from flight_delays_airflow.mongo import database
 from flight_delays_airflow.names import AssetName, asset
 
 DISTANCES: Final = asset(AssetName.DISTANCES)
-PARAMS: Final = {
-    "path_or_url": Param(
-        None,
-        type=["null", "string"],
-        title="URL or path",
-        description="URL or path of JSON Lines with distances in statute miles; empty: the project's own file",
-    ),
-}
+_PAIRS: Final = "URL or path of JSON Lines with distances in statute miles; empty: the project's own file"
+PARAMS: Final = {"path_or_url": Param(None, type=["null", "string"], title="Distances", description=_PAIRS)}
 
 
 def download(params: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +22,37 @@ RUN = """
 import json, sys
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.log import configure_logging
-dag_id, conf = sys.argv[1], json.loads(sys.argv[2])
-dag = DagBag(f"dags/{dag_id}.py").dags[dag_id]
-configure_logging(json_output=True, output=open(sys.argv[3], "wb"), sending_to_supervisor=True)  # as a task does
-dag.test(run_conf=conf)
+for number, (dag_id, conf) in enumerate(json.loads(sys.argv[1])):
+    dag = DagBag(f"dags/{dag_id}.py").dags[dag_id]
+    configure_logging(json_output=True, output=open(f"{sys.argv[2]}/{number}", "wb"), sending_to_supervisor=True)
+    dag.test(run_conf=conf)
 """
+"""Runs of DAGs, whose tasks log as they would into their files."""
 
 
-def log_of(dag_id: DagId, conf: dict[str, Any], home: Path) -> list[dict[str, Any]]:
-    """What the run's tasks log as they would into their files; the run has a process of its own."""
-    command = [sys.executable, "-c", RUN, dag_id, json.dumps(conf), str(home / "log")]
+def logs_of(runs: list[tuple[DagId, dict[str, Any]]], home: Path) -> Iterator[list[dict[str, Any]]]:
+    """What the runs' tasks log; the runs have a process of their own."""
     environment = {**os.environ, "FLIGHTS_HOME": str(home)}
-    subprocess.run(command, cwd=PROJECT, env=environment, check=True, capture_output=True)
-    lines = [json.loads(line) for line in (home / "log").read_text().splitlines()]
-    return [line for line in lines if line["logger"] == "task" and not line["event"].startswith("::")]
+    subprocess.run(
+        [sys.executable, "-c", RUN, json.dumps(runs), str(home)],
+        cwd=PROJECT,
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+    for number in range(len(runs)):
+        lines = [json.loads(line) for line in (home / str(number)).read_text().splitlines()]
+        yield [line for line in lines if line["logger"] == "task" and not line["event"].startswith("::")]
 
 
 @pytest.mark.usefixtures("airflow_database")
 def test_an_expected_failure_and_a_skip_end_with_their_reason(tmp_path: Path) -> None:
-    """Two runs: one that a parameter fails, and one whose only file is not published yet."""
-    *_, failed = log_of(DagId.RECORDS, {"url": "https://example.com/flights.jsonl"}, tmp_path)
+    """Two runs: one with a wrong parameter, and one without anything to do."""
+    wrong = {"url": "https://example.com/flights.jsonl"}
+    (*_, failed), (*_, skipped) = logs_of([(DagId.RECORDS, wrong), (DagId.NEWEST_MONTH, {})], tmp_path)
     assert failed["level"] == "error"
     assert failed["reason"] == "url: only source archive takes it; leave it empty, or choose that source"
     assert "error_detail" not in failed, "no traceback"
-    *_, skipped = log_of(DagId.NEWEST_MONTH, {}, tmp_path)
     assert skipped["reason"].startswith("no month of the Bureau's is published here")
 
 

@@ -156,6 +156,16 @@ def test_the_health_check_proves_predictions(line: Stack) -> None:
     assert mongo.connect(line.settings)[Collection.RESPONSES].find_one({"Canary": True}) is None
 
 
+def test_a_wrong_param_through_airflow_ends_the_log_with_one_sentence(line: Stack) -> None:
+    assert run_dag(line, DagId.RECORDS, {"url": "https://example.com/flights.jsonl"})["run"] == "failed"
+    logs = (line.settings.home / "airflow" / "logs").glob(f"dag_id={DagId.RECORDS}/*/task_id=plan/attempt=1.log")
+    newest = max(logs, key=lambda path: path.stat().st_mtime)
+    entries = [json.loads(entry) for entry in newest.read_text().splitlines()]
+    last = [entry for entry in entries if not entry["event"].startswith("::")][-1]
+    assert last["reason"].startswith("url: only source archive takes it")
+    assert "error_detail" not in last
+
+
 def test_distances_are_imported_twice_with_the_same_counts(line: Stack) -> None:
     collection = mongo.connect(line.settings)[Collection.DISTANCES]
     before = collection.count_documents({})

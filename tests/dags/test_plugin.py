@@ -14,6 +14,7 @@ from airflow.dag_processing.dagbag import DagBag
 
 from flight_delays.contract import DagId
 from flight_delays.settings import PROJECT, Settings, get_settings
+from flight_delays_airflow.trigger import PredictorWatch
 from webapp import create_app
 
 HEAVY = {"pyspark", "pandas", "pyarrow", "pymongo", "confluent_kafka", "kafka", "fastapi", "flight_delays.predictor"}
@@ -55,3 +56,19 @@ def test_a_replay_links_to_its_scoreboard() -> None:
     address = link.get_link(task, ti_key=None)
     assert address.startswith(get_settings().web_url)
     assert create_app(Settings()).test_client().get(urlsplit(address).path).status_code == 200
+
+
+def test_the_triggerer_of_an_upgraded_database_runs_the_watch_of_release_0_1_0(airflow_database: None) -> None:
+    """Until the DAGs are parsed again, the database has the row that the old release wrote."""
+    from airflow.jobs.triggerer_job_runner import TriggerRunner
+    from airflow.models.trigger import Trigger
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        old = Trigger(classpath="flight_delays_airflow.watch.PredictorWatch", kwargs={"interval": 10})
+        session.add(old)
+        session.flush()
+        watch = TriggerRunner().get_trigger_by_classpath(old.classpath)(**old.kwargs)
+        assert isinstance(watch, PredictorWatch)
+        assert watch.serialize() == ("flight_delays_airflow.trigger.PredictorWatch", {"interval": 10})
+        session.delete(old)

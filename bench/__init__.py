@@ -1,1 +1,1 @@
-"""The benchmarks (`make bench`): what was measured stands in docs/benchmarks.md, how it is measured here."""
+"""The benchmarks (`make bench`): what was measured is in docs/benchmarks.md, how it is measured here."""

@@ -38,7 +38,7 @@ from flight_delays.settings import PROJECT, get_settings
 from spark_jobs import train_model
 
 Results = Iterator[tuple[str, Scores]]
-"""What was judged on the holdout, and how well it did."""
+"""What was judged on the holdout, and its scores."""
 DEFAULTS = train_model.parse(["--records", "-", "--output", "-"])
 DOCUMENT = PROJECT / "docs" / "model.md"
 BEGIN, END = "<!-- experiments -->", "<!-- end of experiments -->"

@@ -115,7 +115,7 @@ class Installation:
         return mongo.connect(self.settings)
 
     def airflow(self) -> AirflowApi:
-        """Airflow's API; made anew, because a login expires."""
+        """Airflow's API; made for each call, because a login expires."""
         return AirflowApi(self.settings, load_secrets(self.settings))
 
     def memory_bytes(self) -> int:
@@ -175,7 +175,7 @@ class Installation:
         os.kill(self.supervisor.states()[name]["pid"], signal.SIGKILL)
 
     def redeploy(self, **changes: Any) -> Settings:
-        """Starts the query anew, on a fresh Spark Connect server, with these settings changed; returns all of them."""
+        """Starts the query again, on a fresh Spark Connect server, with these settings changed; returns all of them."""
         changed = self.settings.model_copy(update=changes)
         self.stop("spark-connect")
         self.start("spark-connect")

@@ -112,7 +112,7 @@ def measure(arguments: list[str], log: Path) -> dict[str, float]:
 
 
 def run(millions: float) -> dict[str, Any]:
-    """All steps on so many flights, in a folder that is gone afterwards."""
+    """All steps on this number of flights, in a folder that is gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="flights-scale-"))
     try:
         generate(folder, round(millions * 1e6))

@@ -34,7 +34,7 @@ _LAST_PAUSE_SECONDS: Final = 5.0
 
 @dataclass(slots=True)
 class Exchange:
-    """One flight and what became of it. Times are seconds of `time.monotonic()`, None for what did not happen.
+    """One flight and its answer. Times are seconds of `time.monotonic()`, None for what did not happen.
 
     `status` is the HTTP status of the POST (None: no response, see `error`); `answer` the last JSON of the GET.
     """

@@ -83,7 +83,7 @@ import org.h2.mvstore.type.BasicDataType;
  * documents, 4,000 of them written alone, take 320 MB, and no more when idle. With -Xmx128m: 150 MiB (proportional).
  *
  * <p>Compaction rewrites as much as the write buffer holds, and all else waits: with 600,000 documents (740 MB) and 16
- * MiB the line stood still for 300 to 600 ms every 3 s (10 requests a second, p99 543 ms). With 2 MiB it does not (p99
+ * MiB the pipeline stopped for 300 to 600 ms every 3 s (10 requests a second, p99 543 ms). With 2 MiB it does not (p99
  * 52 ms); batches then go in at 9,400/s instead of 11,600, and 80,000 documents, 60,000 of them alone, take 470 MB
  * instead of 500. A lower fill rate (50, 70) stops the pauses, too, but then the file grows on.
  *

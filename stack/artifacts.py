@@ -122,7 +122,7 @@ def _network(folder: Path) -> list[str]:
         from cryptography.hazmat.primitives.serialization import NoEncryption, pkcs12
         from cryptography.x509 import load_pem_x509_certificates
 
-        with warnings.catch_warnings(action="ignore"):  # of odd ones, such as every system's bundle has
+        with warnings.catch_warnings(action="ignore"):  # every system's bundle has odd ones
             found = load_pem_x509_certificates(Path(certificates).read_bytes())
         trusted = [pkcs12.PKCS12Certificate(one, str(number).encode()) for number, one in enumerate(found)]
         store = folder / "trusted.p12"

@@ -4,7 +4,7 @@ A command and an environment in the process manager's own configuration would be
 formatted at `%`; and an error in it would print them.
 
 Before, this ends what a killed predecessor left behind. Airflow's scheduler forks its workers, and none of them notices
-when it is killed: they would wait for work for ever, in a process group that the process manager no longer knows.
+when it is killed: they would wait for work endlessly, in a process group that the process manager no longer knows.
 `NAME.group` keeps the group's number from one start to the next.
 """
 

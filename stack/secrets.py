@@ -76,7 +76,7 @@ def read_secrets(path: Path, *, complete: bool = False) -> dict[str, str]:
 def make_private(settings: Settings) -> None:
     """Takes an existing home and its secrets from other users, and says so in a line each.
 
-    Raises StepFailedError where this user may not, or where the folder is everybody's, such as /tmp.
+    Raises StepFailedError where this user may not, or where the folder is for all users, e.g. /tmp.
     """
     for path in (settings.home, settings.home / "secrets.json"):
         with suppress(FileNotFoundError):

@@ -213,7 +213,7 @@ def _limit_clients(settings: Settings) -> None:
 # --- Spark Connect ---------------------------------------------------------------------------------------------------
 
 SPARK_CONNECT_SLOTS = 64
-"""Task slots: a real-time query holds one a partition for ever, twice that during a swap.
+"""Task slots: a real-time query holds one a partition while it runs, twice that during a swap.
 
 A slot costs nothing until it is used; so there are enough for a topic that gets more partitions while the server runs.
 """

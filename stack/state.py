@@ -2,7 +2,7 @@
 
 `state.json` in the home names the format and the release that wrote it last. A home without one that holds anything is
 that of release 0.1.0, format 1. To change the layout, append a function to `MIGRATIONS` that brings the layout before
-to the new one; it may find its own work half done, and must not mind.
+to the new one; it must also work on a layout that it has changed in part.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def up(settings: Settings, months: str | None = None) -> None:
         prediction = _predict_on_the_way(settings) if not started else None
         if prediction is None:
             with step(
-                "predictor", hint="open Airflow, look at the failed task's log, mend, and `make up` again"
+                "predictor", hint="open Airflow, read the failed task's log, fix the cause, and `make up` again"
             ) as current:
                 await_predictor(settings, api, current, months)
             with step("prediction", log=supervisor.logs / "spark-connect.log", hint="make status") as current:

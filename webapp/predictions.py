@@ -86,7 +86,7 @@ def submit() -> tuple[Response, int, dict[str, str]]:
 
 @blueprint.get(f"{SUBMIT_PATH}/response/<uuid>")
 def answer(uuid: str) -> Response:
-    """What became of a flight: WAIT, OK with the prediction, or REJECTED; `?wait=SECONDS` holds WAIT back so long."""
+    """A flight's answer: WAIT, OK with the prediction, or REJECTED; `?wait=SECONDS` delays WAIT by that time."""
     if not is_uuid(uuid):
         raise ApiError(400, "malformed_uuid", "The id is not a UUID, e.g. 123e4567-e89b-12d3-a456-426614174000", "id")
     uuid = uuid.lower()

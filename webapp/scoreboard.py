@@ -1,4 +1,4 @@
-"""The scoreboard: replays, and how well their predictions agree with what happened."""
+"""The scoreboard: replays, and the scores of their predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the predictor does: a page for people, and figures for Prometheus."""
+"""The predictor's status: a page for people, and figures for Prometheus."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ gunicorn's own `gthread` gives a connection a thread at its first byte, or for 5
 reads without a time limit: as many slow clients as there are threads keep all others out, and closing a connection may
 hold its main loop for 2 s. Here the main loop collects a request's bytes, within limits of size and time, and a thread
 never reads from a socket. Waitress reads like this too, but limits no request's time (a byte now and then keeps a
-connection for ever), stops accepting when its connections are used up, and has one process only and no graceful end on
+connection open), stops accepting when its connections are used up, and has one process only and no graceful end on
 SIGTERM.
 
 TLS and HTTP/2 belong into a proxy in front: this worker does not speak them.

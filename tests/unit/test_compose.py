@@ -279,7 +279,7 @@ def options(command: list[str]) -> dict[str, str]:
 def health_url() -> Iterator[str]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(503 if self.path == "/ill" else 200)
+            self.send_response(503 if self.path == "/unhealthy" else 200)
             self.end_headers()
             states = {"scheduler": {"status": "healthy"}, "triggerer": {"status": None}}
             self.wfile.write(json.dumps(states).encode())
@@ -294,16 +294,18 @@ def health_url() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("path", "component", "well"),
+    ("path", "component", "healthy"),
     [
         ("/", None, True),
         ("/", "scheduler", True),
         ("/", "triggerer", False),
         ("/", "absent", False),
-        ("/ill", None, False),
+        ("/unhealthy", None, False),
     ],
 )
-def test_the_health_check_tells_well_from_ill(health_url: str, path: str, component: str | None, *, well: bool) -> None:
+def test_the_health_check_fails_where_unhealthy(
+    health_url: str, path: str, component: str | None, *, healthy: bool
+) -> None:
     command = [sys.executable, str(PROJECT / "docker" / "healthcheck.py"), health_url + path]
     done = subprocess.run([*command, *([component] if component else [])], capture_output=True, check=False)
-    assert (done.returncode == 0) is well
+    assert (done.returncode == 0) is healthy

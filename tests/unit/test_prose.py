@@ -37,7 +37,7 @@ IN_HINTS = {r"such as": "e.g."}
 TEXTS = ["*.md", "docs/**/*.md", "dags/*.md", ".github/**/*.md", "include/**/*.md"]
 HINTS = ["webapp/templates/*.html", "webapp/static/*.js", "include/**/*.html"]
 LIBRARY = "include/flight_delays"
-MODULES = ["dags/*.py", "include/flight_delays_airflow/*.py", "webapp/forms.py"]
+MODULES = ["dags/*.py", "include/flight_delays_airflow/*.py", "stack/*.py", "webapp/*.py", "docker/*.py", "bench/*.py"]
 MODULES += [
     *(f"{LIBRARY}/{part}/**/*.py" for part in ("data", "model", "answers")),
     f"{LIBRARY}/contract.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from stack.secrets import Secrets
 
 BIN = Path(sys.executable).parent
 MIB = 1024 * 1024
+Ready = Callable[[Settings], None]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Service:
 
     name: str
     command: list[str]
-    ready: Callable[[Settings], None]
+    ready: Ready
     environment: dict[str, str] = field(default_factory=dict)
     stop_seconds: int = 20
     autostart: bool = True
@@ -42,51 +44,39 @@ class Service:
 def services(settings: Settings, secrets: Secrets) -> list[Service]:
     """Every service of this installation, in the order in which they depend on each other."""
     mongo = [] if settings.mongo_is_external else [_mongo(settings)]
-    airflow = airflow_environment(settings, secrets)
+    environment = airflow_environment(settings, secrets)
+
+    def airflow(name: str, words: list[str], ready: Ready, *ports: str) -> Service:  # after the database is migrated
+        command = [str(BIN / "airflow"), *words]
+        return Service(f"airflow-{name}", command, ready, environment, 30, autostart=False, ports=ports)
+
+    def api_server(name: str, apps: str, port: str, ready: Ready) -> Service:
+        words = ["api-server", "--apps", apps, "--host", LOOPBACK, "--port", str(getattr(settings, port))]
+        return airflow(name, [*words, "--workers", "1"], ready, port)
+
+    gunicorn = [str(BIN / "gunicorn"), "--config", str(PROJECT / "webapp" / "gunicorn.conf.py")]
     in_part = (settings.home / state.RESTORED_IN_PART).exists()  # its offsets are reset first
     return [
         *mongo,
         _kafka(settings),
         _spark_connect(settings, secrets),
         Service("sink", [sys.executable, "-m", "flight_delays.answers.sink"], _sink_ready, autostart=not in_part),
-        Service(
-            "web",
-            [str(BIN / "gunicorn"), "--config", str(PROJECT / "webapp" / "gunicorn.conf.py"), "webapp:create_app()"],
-            _web_ready,
-            ports=("port_web",),
-        ),
-        *(
-            Service(
-                f"airflow-{name}",
-                [str(BIN / "airflow"), *arguments],
-                ready,
-                environment=airflow,
-                autostart=False,  # after the metadata database is migrated
-                stop_seconds=30,
-                ports=ports,
-            )
-            for name, arguments, ready, ports in (
-                # The tasks' API is a process of its own: the other one writes its log of people's actions while it can
-                # do nothing else. With SQLite's one writer at a time it then waits for a task's request in the same
-                # process, which waits for it: both for 5 s, until one fails with status 500 (docs/architecture.md).
-                (
-                    "execution-api",
-                    _api_server("execution", settings.port_airflow_execution),
-                    _execution_api_ready,
-                    ("port_airflow_execution",),
-                ),
-                (
-                    "api-server",
-                    _api_server("core", settings.port_airflow),
-                    _airflow_ready("metadatabase"),
-                    ("port_airflow",),
-                ),
-                ("scheduler", ["scheduler", "--skip-serve-logs"], _airflow_ready("scheduler"), ()),
-                ("dag-processor", ["dag-processor"], _airflow_ready("dag_processor"), ()),
-                ("triggerer", ["triggerer", "--skip-serve-logs"], _airflow_ready("triggerer"), ()),
-            )
-        ),
+        Service("web", [*gunicorn, "webapp:create_app()"], _web_ready, ports=("port_web",)),
+        # The tasks' API is a process of its own: the other one writes its log of people's actions while it can do
+        # nothing else. With SQLite's one writer at a time it then waits for a task's request in the same process, which
+        # waits for it: both for 5 s, until one fails with status 500 (docs/architecture.md).
+        api_server("execution-api", "execution", "port_airflow_execution", _execution_api_ready),
+        api_server("api-server", "core", "port_airflow", _airflow_ready("metadatabase")),
+        airflow("scheduler", ["scheduler", "--skip-serve-logs"], _airflow_ready("scheduler")),
+        airflow("dag-processor", ["dag-processor"], _airflow_ready("dag_processor")),
+        airflow("triggerer", ["triggerer", "--skip-serve-logs"], _airflow_ready("triggerer")),
     ]
+
+
+def _shared(name: str) -> dict[str, str]:
+    """The options in a file of this folder, which docker-compose.yaml reads, too."""
+    lines = (PROJECT / "stack" / name).read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
 
 
 # --- MongoDB ---------------------------------------------------------------------------------------------------------
@@ -130,33 +120,13 @@ def _kafka(settings: Settings) -> Service:
     folder.mkdir(parents=True, exist_ok=True)
     listeners = f"PLAINTEXT://{LOOPBACK}:{settings.port_kafka},CONTROLLER://{LOOPBACK}:{settings.port_kafka_controller}"
     properties = {
-        "process.roles": "broker,controller",
-        "node.id": "1",
+        **{
+            name.removeprefix("KAFKA_").lower().replace("_", "."): value for name, value in _shared("kafka.env").items()
+        },
         "controller.quorum.voters": f"1@{LOOPBACK}:{settings.port_kafka_controller}",
-        "controller.listener.names": "CONTROLLER",
         "listeners": listeners,
         "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{settings.port_kafka}",
         "log.dirs": str(folder / "data"),
-        "compression.type": "uncompressed",  # as infra.topics.CONFIG, for topics without a setting of their own
-        "auto.create.topics.enable": "false",  # topics are made by the DAG, with the contract's partitions
-        "offsets.topic.replication.factor": "1",
-        "offsets.topic.num.partitions": "4",
-        "transaction.state.log.replication.factor": "1",
-        "transaction.state.log.min.isr": "1",
-        "transaction.state.log.num.partitions": "1",
-        "share.coordinator.state.topic.replication.factor": "1",
-        "share.coordinator.state.topic.min.isr": "1",
-        "group.initial.rebalance.delay.ms": "0",  # one consumer a group: nobody to wait for
-        "log.segment.bytes": str(128 * MIB),
-        "log.cleaner.dedupe.buffer.size": str(8 * MIB),
-        "num.network.threads": "2",
-        "num.io.threads": "4",
-        # One broker, one disk: an acknowledged request must survive the machine, not only the process. By itself
-        # log.flush.interval.ms does nothing: nobody looks.
-        "log.flush.interval.ms": "1000",
-        "log.flush.scheduler.interval.ms": "1000",
-        "log.initial.task.delay.ms": "1000",  # not only 30 s after a start
-        "log.flush.offset.checkpoint.interval.ms": "10000",  # what was on disk then need not be checked after a crash
     }
     # Java reads Latin-1 here, and the same escapes as JSON's.
     lines = (f"{key}={json.dumps(value)[1:-1]}\n" for key, value in properties.items())
@@ -177,14 +147,8 @@ def _kafka(settings: Settings) -> Service:
     if (folder / "data" / "meta.properties").exists():
         command = start
     else:
-        command = ["sh", "-c", f"{_quoted(storage)} && exec {_quoted(start)}"]
+        command = ["sh", "-c", f"{shlex.join(storage)} && exec {shlex.join(start)}"]
     return Service("kafka", command, _kafka_ready, stop_seconds=30, ports=("port_kafka", "port_kafka_controller"))
-
-
-def _quoted(command: list[str]) -> str:
-    import shlex
-
-    return shlex.join(command)
 
 
 def _kafka_ready(settings: Settings) -> None:
@@ -225,43 +189,24 @@ def _spark_connect(settings: Settings, secrets: Secrets) -> Service:
     conf = {
         "spark.connect.grpc.binding.address": LOOPBACK,
         "spark.connect.grpc.binding.port": str(settings.port_spark_connect),
-        # A session without a call for an hour would end, and its query with it.
-        "spark.connect.session.manager.defaultSessionTimeout": "-1",
         "spark.ui.port": str(settings.port_spark_ui),
-        # Any web page can send the GETs that kill a job, or halt the server while it counts its objects.
-        "spark.ui.killEnabled": "false",
-        "spark.ui.heapHistogramEnabled": "false",
-        "spark.authenticate": "true",  # its driver's own ports, by a secret that it makes for itself
-        "spark.port.maxRetries": "0",
-        "spark.log.level": "WARN",
-        "spark.ui.showConsoleProgress": "false",
-        "spark.ui.retainedJobs": "50",
-        "spark.ui.retainedStages": "50",
-        "spark.ui.retainedTasks": "1000",
-        "spark.sql.ui.retainedExecutions": "50",
-        "spark.sql.streaming.numRecentProgressUpdates": "10",
-        "spark.sql.session.timeZone": "UTC",
-        "spark.sql.shuffle.partitions": "2",
         "spark.local.dir": str(folder / "tmp"),
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
-        # One method of the code that Spark generates for the query has more than 8,000 bytes: too long for the JVM to
-        # compile, unless told to. Interpreted, a request costs half as much again.
-        "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:+ExitOnOutOfMemoryError -XX:-DontCompileHugeMethods",
         # Its cache of models lies in the temporary folder, under a name that is the same for every user of a machine.
         "spark.driver.defaultJavaOptions": f'"-Djava.io.tmpdir={folder / "tmp"}"',  # split at blanks, but in quotes
     }
     command = [str(artifacts.spark_home() / "bin" / "spark-submit")]
     command += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer"]
     command += ["--master", f"local[{max(SPARK_CONNECT_SLOTS, 3 * settings.topic_partitions)}]"]
-    command += ["--driver-memory", "768m", "--name", "flight-delay-predictor"]
+    command += ["--properties-file", str(PROJECT / "stack" / "spark-connect.conf")]
     command += ["--jars", ",".join(str(jar) for jar in sorted((artifacts.JARS / "spark").glob("*.jar")))]
     for key, value in conf.items():
         command += ["--conf", f"{key}={value}"]
     # What a killed server left behind is in nobody's use: each start sweeps the folder, which is this server's alone.
-    sweep = f"find {_quoted([str(folder / 'tmp')])} -mindepth 1 -delete; exec "
+    sweep = f"find {shlex.quote(str(folder / 'tmp'))} -mindepth 1 -delete; exec "
     return Service(
         "spark-connect",
-        ["sh", "-c", sweep + _quoted([*command, "spark-internal"])],
+        ["sh", "-c", sweep + shlex.join([*command, "spark-internal"])],
         _spark_connect_ready,
         environment={**spark_environment(), "SPARK_CONNECT_AUTHENTICATE_TOKEN": secrets.spark_connect_token},
         ports=("port_spark_connect", "port_spark_ui"),
@@ -319,7 +264,7 @@ def _get(url: str) -> str:
 # --- Airflow ---------------------------------------------------------------------------------------------------------
 
 
-def _airflow_ready(component: str) -> Callable[[Settings], None]:
+def _airflow_ready(component: str) -> Ready:
     def ready(settings: Settings) -> None:
         health = json.loads(_get(f"http://{LOOPBACK}:{settings.port_airflow}/api/v2/monitor/health"))
         state = (health.get(component) or {}).get("status")
@@ -333,70 +278,42 @@ def _execution_api_ready(settings: Settings) -> None:
     _get(f"http://{LOOPBACK}:{settings.port_airflow_execution}/execution/health/ping")
 
 
-def _api_server(apps: str, port: int) -> list[str]:
-    return ["api-server", "--apps", apps, "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
-
-
 def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:
     """Airflow's configuration and connections, as its own variables: the same for start-up, tests and the console."""
     home = settings.home / "airflow"
     home.mkdir(parents=True, exist_ok=True)
-    passwords = home / "passwords.json"
+    passwords, database = home / "passwords.json", f"sqlite:///{quote(str(home / 'airflow.db'))}"
     write_private(passwords, json.dumps({"admin": secrets.airflow_password}))
-    api = f"http://{LOOPBACK}:{settings.port_airflow}"
     options = {
         "CORE__DAGS_FOLDER": PROJECT / "dags",
         "CORE__PLUGINS_FOLDER": PROJECT / "plugins",
-        "CORE__EXECUTOR": "LocalExecutor",
-        "CORE__PARALLELISM": 5,  # a replay may hold one for hours
-        "CORE__LOAD_EXAMPLES": False,
         "CORE__FERNET_KEY": secrets.airflow_fernet_key,
         "CORE__EXECUTION_API_SERVER_URL": f"http://{LOOPBACK}:{settings.port_airflow_execution}/execution/",
-        "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": passwords,
-        "API__BASE_URL": api,
+        "API__BASE_URL": f"http://{LOOPBACK}:{settings.port_airflow}",
         "API__SECRET_KEY": secrets.airflow_secret_key,
         "API_AUTH__JWT_SECRET": secrets.airflow_jwt_secret,
-        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{quote(str(home / 'airflow.db'))}",
-        "DATABASE__LOAD_DEFAULT_CONNECTIONS": False,
+        "DATABASE__SQL_ALCHEMY_CONN": database,
         "LOGGING__BASE_LOG_FOLDER": home / "logs",
         # The default with a % in it would be a folder {AIRFLOW_HOME}.
         "LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": home / "logs" / "dag_processor",
-        "LOGGING__COLORED_CONSOLE_LOG": False,
-        "CORE__DAGBAG_IMPORT_TIMEOUT": 120,  # on a busy machine
-        "DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": 180,
-        "LOGGING__FILE_TASK_HANDLER_NEW_FILE_PERMISSIONS": "0o600",
-        "LOGGING__FILE_TASK_HANDLER_NEW_FOLDER_PERMISSIONS": "0o700",
-        "DAG_PROCESSOR__PARSING_PROCESSES": 1,
-        "DAG_PROCESSOR__REFRESH_INTERVAL": 60,
-        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 60,
-        "DAG_PROCESSOR__PRINT_STATS_INTERVAL": 0,
-        "SCHEDULER__USE_JOB_SCHEDULE": True,
-        # A task whose worker was killed is tried again after this many seconds; it gives a sign of life every 5.
-        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": 60,
-        # That holds for this scheduler's tasks. A killed one's are looked for when the next one starts, which is too
-        # early (it counts as alive for 30 s), and then so often: by default every 5 minutes.
-        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": 10,
-        "USAGE_DATA_COLLECTION__ENABLED": False,
     }
-    spark = {
-        "conn_type": "spark",
-        "host": settings.spark_master,
-        "extra": {"deploy-mode": "client", "spark-binary": "spark-submit"},
-    }
+    servers = {"bootstrap.servers": settings.kafka_bootstrap}
+    producer = {"client.id": CLIENT_ID, "partitioner": "consistent", "enable.idempotence": True}
+    consumer = {"group.id": "flight_delay_predictor_health", "enable.auto.commit": False, "auto.offset.reset": "latest"}
+    spark = {"deploy-mode": "client", "spark-binary": "spark-submit"}
     connections = {
-        "SPARK_DEFAULT": spark,
+        "SPARK_DEFAULT": {"conn_type": "spark", "host": settings.spark_master, "extra": spark},
         "MONGO_DEFAULT": _mongo_connection(settings),
         "SMTP_DEFAULT": _smtp_connection(settings),
-        **_kafka_connections(settings),
+        "KAFKA_DEFAULT": {"conn_type": "kafka", "extra": {**servers, **producer, "message.timeout.ms": 10_000}},
+        "KAFKA_CANARY": {"conn_type": "kafka", "extra": {**servers, **consumer}},
         # For `airflow db clean`, which a task of the DAG `maintenance` runs; by this name no log shows it.
-        "AIRFLOW_DATABASE": {
-            "conn_type": "generic",
-            "extra": {"secret_address": options["DATABASE__SQL_ALCHEMY_CONN"]},
-        },
+        "AIRFLOW_DATABASE": {"conn_type": "generic", "extra": {"secret_address": database}},
     }
     return {
         "AIRFLOW_HOME": str(home),
+        **_shared("airflow.env"),
         **{f"AIRFLOW__{name}": str(value) for name, value in options.items()},
         **{f"AIRFLOW_CONN_{name}": json.dumps(value) for name, value in connections.items()},
         **spark_environment(),
@@ -420,31 +337,8 @@ def _mongo_connection(settings: Settings) -> dict[str, object]:
 
 def _smtp_connection(settings: Settings) -> dict[str, object]:
     address = urlsplit(settings.smtp_url)
-    login = (
-        {"login": unquote(address.username), "password": unquote(address.password or "")} if address.username else {}
-    )
-    return {
-        "conn_type": "smtp",
-        "host": address.hostname,
-        "port": address.port or (465 if address.scheme == "smtps" else 25),
-        "extra": {"disable_ssl": address.scheme != "smtps", "disable_tls": not address.username},
-        **login,
-    }
-
-
-def _kafka_connections(settings: Settings) -> dict[str, dict[str, object]]:
-    servers = {"bootstrap.servers": settings.kafka_bootstrap}
-    consumer = {"group.id": "flight_delay_predictor_health", "enable.auto.commit": False, "auto.offset.reset": "latest"}
-    return {
-        "KAFKA_DEFAULT": {
-            "conn_type": "kafka",
-            "extra": {
-                **servers,
-                "client.id": CLIENT_ID,
-                "partitioner": "consistent",
-                "enable.idempotence": True,
-                "message.timeout.ms": 10_000,
-            },
-        },
-        "KAFKA_CANARY": {"conn_type": "kafka", "extra": {**servers, **consumer}},
-    }
+    user, tls = address.username, address.scheme == "smtps"
+    login = {"login": unquote(user), "password": unquote(address.password or "")} if user else {}
+    extra = {"disable_ssl": not tls, "disable_tls": not user}
+    port = address.port or (465 if tls else 25)
+    return {"conn_type": "smtp", "host": address.hostname, "port": port, "extra": extra, **login}

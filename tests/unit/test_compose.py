@@ -23,7 +23,7 @@ from cryptography.fernet import Fernet
 
 from flight_delays.settings import PROJECT, Settings
 from stack.secrets import Secrets
-from stack.services import airflow_environment, services
+from stack.services import _shared, airflow_environment, services
 
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 TEXT = (PROJECT / "docker-compose.yaml").read_text()
@@ -42,8 +42,10 @@ long_running = pytest.mark.parametrize("name", sorted(SERVICES.keys() - ONCE))
 
 
 def environment(name: str) -> dict[str, str]:
-    found: dict[str, str] = SERVICES[name].get("environment", {})
-    return found
+    """With what its file says; Compose reads no more into a line than `_shared` does."""
+    file = SERVICES[name].get("env_file")
+    shared = _shared(Path(file).name) if file else {}
+    return {**shared, **SERVICES[name].get("environment", {})}
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
@@ -255,6 +257,7 @@ def test_spark_connect_is_configured_as_in_the_embedded_stack(embedded: Settings
         "spark.driver.defaultJavaOptions": "-Djava.io.tmpdir=/tmp",
         "spark.sql.warehouse.dir": "/tmp/warehouse",
     }
+    wanted["--properties-file"] = wanted["--properties-file"].replace(str(PROJECT), CODE)
     wanted.pop("--jars")  # in the image they lie beside Spark's own
     assert found == wanted
 

@@ -9,55 +9,34 @@ const byId = (id) => document.getElementById(id);
 const place = byId("scoreboard").dataset.place;
 const whole = (number) => number.toLocaleString("en");
 const SVG = "http://www.w3.org/2000/svg";
-const MEASURES = [
-  ["rows", "Flights", whole],
-  ["accuracy", "Accuracy", (value) => value.toFixed(3)],
-  ["macro_f1", "Macro-F1", (value) => value.toFixed(3)],
-  ["log_loss", "Log-loss", (value) => value.toFixed(3)],
-  ["brier", "Brier", (value) => value.toFixed(3)],
-  ["calibration_error", "Calibration error", (value) => value.toFixed(3)],
-];
+const MEASURES = { accuracy: "Accuracy", macro_f1: "Macro-F1", log_loss: "Log-loss", brier: "Brier", calibration_error: "Calibration error" };
 let timer = null;
 
-function make(name, text, attributes = {}) {
-  const element = document.createElement(name);
-  if (text !== undefined) element.textContent = text;
+function fit(element, attributes, children) {
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.append(...children);
   return element;
 }
-
-function draw(name, attributes, text) {
-  const element = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  if (text !== undefined) element.textContent = text;
-  return element;
-}
+const make = (name, attributes, ...children) => fit(document.createElement(name), attributes, children);
+const draw = (name, attributes, ...children) => fit(document.createElementNS(SVG, name), attributes, children);
 
 /** A table from a head and rows of cells; a cell is text, or [text, class, share of shading 0..1]. */
 function fill(table, head, rows) {
-  const titles = make("tr");
-  titles.append(...head.map((text) => make("th", text, { scope: "col" })));
-  const thead = make("thead");
-  thead.append(titles);
-  const body = make("tbody");
-  for (const [title, ...cells] of rows) {
-    const row = make("tr");
-    row.append(make("th", title, { scope: "row" }));
-    for (const cell of cells) {
-      const [text, style, share] = Array.isArray(cell) ? cell : [cell];
-      const element = make("td", text, style ? { class: style } : {});
-      if (share !== undefined) element.style.background = `color-mix(in srgb, var(--bar) ${Math.round(100 * share)}%, transparent)`;
-      row.append(element);
-    }
-    body.append(row);
-  }
-  table.replaceChildren(thead, body);
+  const data = (cell) => {
+    const [text, style, share] = Array.isArray(cell) ? cell : [cell];
+    const element = make("td", style ? { class: style } : {}, text);
+    if (share !== undefined) element.style.background = `color-mix(in srgb, var(--bar) ${Math.round(100 * share)}%, transparent)`;
+    return element;
+  };
+  const titles = head.map((text) => make("th", { scope: "col" }, text));
+  const body = rows.map(([title, ...cells]) => make("tr", {}, make("th", { scope: "row" }, title), ...cells.map(data)));
+  table.replaceChildren(make("thead", {}, make("tr", {}, ...titles)), make("tbody", {}, ...body));
 }
 
 function scoreRows(scores) {
   return Object.entries(scores)
     .filter(([, score]) => score && score.rows)
-    .map(([title, score]) => [title, ...MEASURES.map(([name, , text]) => text(score[name]))]);
+    .map(([title, score]) => [title, whole(score.rows), ...Object.keys(MEASURES).map((name) => score[name].toFixed(3))]);
 }
 
 /** A line through [x, y] points, with its lowest, highest and last value. */
@@ -73,9 +52,7 @@ function curve(title, points, digits) {
   svg.append(draw("text", { x: 0, y: 14 }, high.toFixed(digits)), draw("text", { x: 0, y: 104 }, low.toFixed(digits)));
   svg.append(draw("text", { x: 45, y: 118 }, whole(first)), draw("text", { x: 590, y: 118, "text-anchor": "end" }, `${whole(last)} answers`));
   svg.append(draw("polyline", { class: "curve", points: points.map(([a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`).join(" ") }));
-  const figure = make("figure");
-  figure.append(make("figcaption", `${title}: now ${values.at(-1).toFixed(digits)}`), svg);
-  return figure;
+  return make("figure", {}, make("figcaption", {}, `${title}: now ${values.at(-1).toFixed(digits)}`), svg);
 }
 
 function calibration(bins) {
@@ -89,9 +66,9 @@ function calibration(bins) {
   }
   const most = Math.max(...bins.map((bin) => bin.rows));
   for (const bin of bins) {
-    const point = draw("circle", { cx: x(bin.confidence), cy: y(bin.accuracy), r: 2 + 7 * Math.sqrt(bin.rows / most) });
-    point.append(draw("title", {}, `${whole(bin.rows)} flights: given ${(100 * bin.confidence).toFixed(0)} %, came true ${(100 * bin.accuracy).toFixed(0)} %`));
-    svg.append(point);
+    const title = `${whole(bin.rows)} flights: given ${(100 * bin.confidence).toFixed(0)} %, came true ${(100 * bin.accuracy).toFixed(0)} %`;
+    const place = { cx: x(bin.confidence), cy: y(bin.accuracy), r: 2 + 7 * Math.sqrt(bin.rows / most) };
+    svg.append(draw("circle", place, draw("title", {}, title)));
   }
   svg.append(draw("polyline", { class: "curve", points: bins.map((bin) => `${x(bin.confidence).toFixed(1)},${y(bin.accuracy).toFixed(1)}`).join(" ") }));
   return svg;
@@ -111,19 +88,15 @@ function show(score) {
     Updated: new Date(score.UpdatedAt).toLocaleTimeString("en"),
   };
   byId("about").replaceChildren(
-    ...Object.entries(about).map(([title, text]) => {
-      const line = make("div");
-      line.append(make("dt", title), make("dd", text));
-      return line;
-    }),
+    ...Object.entries(about).map(([title, text]) => make("div", {}, make("dt", {}, title), make("dd", {}, text))),
   );
   const answered = score.SoFar !== null;
   for (const id of ["figures", "course", "buckets", "carriers"]) byId(id).hidden = !answered;
   if (!answered) return;
-  const names = MEASURES.map(([, title]) => title);
+  const head = ["", "Flights", ...Object.values(MEASURES)];
   const last = `Last ${whole(score.Window.rows)}`;
-  fill(byId("scores"), ["", ...names], scoreRows({ "So far": score.SoFar, [last]: score.Window, "On the holdout": score.Expected }));
-  fill(byId("groups"), ["", ...names], scoreRows({ ...score.ByCarrier, ...score.ByOrigin }));
+  fill(byId("scores"), head, scoreRows({ "So far": score.SoFar, [last]: score.Window, "On the holdout": score.Expected }));
+  fill(byId("groups"), head, scoreRows({ ...score.ByCarrier, ...score.ByOrigin }));
   byId("curves").replaceChildren(
     curve("Accuracy", score.Curve.map(([x, y]) => [x, y]), 3),
     curve("Log-loss", score.Curve.map(([x, , y]) => [x, y]), 3),
@@ -140,7 +113,7 @@ function show(score) {
 function list(replays, chosen) {
   const options = replays.map((replay) => {
     const text = `${new Date(replay.StartedAt).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" })}: ${whole(replay.Flights)} flights, ${replay.State}`;
-    const option = make("option", text, { value: replay._id });
+    const option = make("option", { value: replay._id }, text);
     option.selected = replay._id === chosen;
     return option;
   });
@@ -149,7 +122,7 @@ function list(replays, chosen) {
 
 async function refresh(replay) {
   clearTimeout(timer);
-  let again = AGAIN_MS;
+  let again = RETRY_MS;
   try {
     const query = replay ? `?replay=${encodeURIComponent(replay)}` : "";
     const response = await fetch(place + query);
@@ -159,15 +132,13 @@ async function refresh(replay) {
     list(answer.replays, answer.score?._id);
     if (answer.score) {
       show(answer.score);
-      if (answer.score.State !== "running") again = RETRY_MS;
+      if (answer.score.State === "running") again = AGAIN_MS;
     } else {
       byId("status").textContent = "No replay yet. Start one: airflow dags trigger flight_delay_replay";
-      again = RETRY_MS;
     }
   } catch (error) {
     byId("problem").textContent = `The score cannot be fetched: ${error.message}. This page tries again.`;
     byId("problem").hidden = false;
-    again = RETRY_MS;
   }
   timer = setTimeout(() => refresh(replay), again);
 }

@@ -22,6 +22,26 @@ from stack import artifacts
 
 def main() -> None:
     """Runs the sections; one that fails is shown and does not stop the others. Exit status 1 where one failed."""
+    options = _parser().parse_args()
+    if options.render:
+        report.write(Results.from_json(json.loads(options.render.read_text())), PROJECT / "docs")
+        return
+    begin = time.monotonic()
+    results, failures = _measure(options, begin)
+    results.minutes = (time.monotonic() - begin) / 60
+    kept = Path(tempfile.gettempdir()) / "flights-bench-results.json"
+    kept.write_text(json.dumps(asdict(results)))
+    _say(begin, f"results kept in {kept}")
+    if not options.only:
+        output = PROJECT / "var" / "bench" if options.quick else PROJECT / "docs"
+        output.mkdir(parents=True, exist_ok=True)
+        report.write(results, output)
+        _say(begin, f"wrote {(output / 'benchmarks.md').relative_to(PROJECT)}")
+    _say(begin, f"done; failed: {', '.join(failures) or 'none'}")
+    sys.exit(1 if failures else 0)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short trial of 5 minutes; writes to var/bench")
     parser.add_argument(
@@ -31,20 +51,18 @@ def main() -> None:
         "--durations", type=int, nargs="+", metavar="SECONDS", help="real-time batch durations that are compared"
     )
     parser.add_argument("--render", type=Path, metavar="FILE", help="write the report of results kept in a file")
-    options = parser.parse_args()
-    if options.render:
-        report.write(Results.from_json(json.loads(options.render.read_text())), PROJECT / "docs")
-        return
+    return parser
+
+
+def _measure(options: argparse.Namespace, begin: float) -> tuple[Results, list[str]]:
     # A fresh clone with a fresh virtual environment takes minutes of its own: the trial starts from this one.
     sections = options.only or [name for name in SECTIONS if not (options.quick and name == "startup")]
-    begin = time.monotonic()
     home = Path(tempfile.mkdtemp(prefix="flights-bench-"))
     settings = own_settings(home / "var")
     artifacts.fetch(settings)
-    results, failures = Results(), []
+    results, failures = Results(machine=report.machine()), []
     plan = QUICK if options.quick else Plan()
     plan = replace(plan, durations=tuple(options.durations or plan.durations))
-    results.machine = report.machine()
     try:
         with installation(settings, fresh_clone="startup" in sections) as inst:
             if "startup" not in sections:
@@ -57,17 +75,7 @@ def main() -> None:
             inst.down()
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    results.minutes = (time.monotonic() - begin) / 60
-    kept = Path(tempfile.gettempdir()) / "flights-bench-results.json"
-    kept.write_text(json.dumps(asdict(results)))
-    _say(begin, f"results kept in {kept}")
-    if not options.only:
-        output = PROJECT / "var" / "bench" if options.quick else PROJECT / "docs"
-        output.mkdir(parents=True, exist_ok=True)
-        report.write(results, output)
-        _say(begin, f"wrote {(output / 'benchmarks.md').relative_to(PROJECT)}")
-    _say(begin, f"done; failed: {', '.join(failures) or 'none'}")
-    sys.exit(1 if failures else 0)
+    return results, failures
 
 
 def _run(name: str, inst: Installation, plan: Plan, results: Results) -> list[str]:

@@ -15,8 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import psutil
-
 from flight_delays.contract import DagId
 from flight_delays.infra import mongo
 from flight_delays.model import registry
@@ -24,6 +22,7 @@ from flight_delays.predictor.control import reconcile
 from flight_delays.predictor.state import read_state
 from flight_delays.settings import LOOPBACK, PROJECT, Settings
 from stack.airflow_api import AirflowApi
+from stack.console import memory_bytes
 from stack.secrets import load_secrets
 from stack.services import services
 from stack.steps import Step
@@ -120,14 +119,7 @@ class Installation:
 
     def memory_bytes(self) -> int:
         """Proportional set size of the whole stack: memory that processes share is counted once in all."""
-        total = 0
-        root = psutil.Process(self.supervisor.pid())
-        for process in [root, *root.children(recursive=True)]:
-            try:
-                total += process.memory_full_info().pss
-            except psutil.NoSuchProcess:
-                continue
-        return total
+        return memory_bytes(self.supervisor.pid())
 
     def await_serving_champion(self, seconds: float) -> None:
         """Returns once the champion serves."""

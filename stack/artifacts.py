@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from flight_delays.infra.files import locked
+from flight_delays.infra.files import locked, sha256_of
 from flight_delays.settings import PROJECT, Settings
 from stack.steps import StepFailedError
 
@@ -24,8 +25,6 @@ PINS = HERE / "jars.sha256"
 
 def spark_home() -> Path:
     """The installed pyspark folder: `spark-submit` in a virtual environment's bin may not find it by itself."""
-    import importlib.util
-
     spec = importlib.util.find_spec("pyspark")
     if spec is None or spec.origin is None:
         raise RuntimeError("pyspark is not installed in this environment; run `make up` to install it")
@@ -65,11 +64,8 @@ def fetch(settings: Settings) -> str:
 
 def _are_complete(wanted: str) -> bool:
     stamp = JARS / ".complete"
-    return (
-        stamp.is_file()
-        and stamp.read_text() == f"{wanted} {_classes(JARS)}"
-        and not _wrong(PINS, JARS)  # 40 ms for 59 MB
-    )
+    done = stamp.is_file() and stamp.read_text() == f"{wanted} {_classes(JARS)}"
+    return done and not _wrong(PINS, JARS)  # 40 ms for 59 MB
 
 
 def _classes(folder: Path) -> str:
@@ -84,7 +80,11 @@ def retrieve(module: Path, pins: Path, target: Path, settings: Settings) -> None
     Raises StepFailedError where a download fails, RuntimeError where a file is not the pinned one.
     """
     _download(module, target, settings.ivy_settings)
-    _check(module, pins, target)
+    if wrong := _wrong(pins, target):
+        raise RuntimeError(
+            f"these JVM artifacts are not the pinned ones: {', '.join(wrong)}; delete them from Ivy's cache "
+            f"(~/.ivy2/cache) and try again, or compare {module.relative_to(PROJECT)} with {pins.relative_to(PROJECT)}"
+        )
 
 
 def _download(module: Path, target: Path, ivy_settings: str) -> None:
@@ -108,8 +108,12 @@ def _download(module: Path, target: Path, ivy_settings: str) -> None:
 
 def _network(folder: Path) -> list[str]:
     """What other programs read of the environment, and a JVM does not: home, proxies, certificates."""
-    options = {"user.home": os.path.expanduser("~")}
-    proxies = getproxies()
+    options = {"user.home": os.path.expanduser("~"), **_proxies(getproxies()), **_certificates(folder)}
+    return [f"-D{name}={value}" for name, value in options.items()]
+
+
+def _proxies(proxies: dict[str, str]) -> dict[str, str]:
+    options: dict[str, str] = {}
     for scheme in ("http", "https"):
         address = proxies.get(scheme) or proxies.get("all") or ""
         proxy = urlsplit(address if "://" in address else f"http://{address}")
@@ -118,33 +122,26 @@ def _network(folder: Path) -> list[str]:
             options |= {f"{name}Host": proxy.hostname, f"{name}Port": str(proxy.port or 1080)}
     past = [host for host in proxies.get("no", "").split(",") if host]
     options["http.nonProxyHosts"] = "|".join(f"*{host}" if host.startswith(".") else host for host in past)
-    if certificates := os.environ.get("SSL_CERT_FILE"):
-        from cryptography.hazmat.primitives.serialization import NoEncryption, pkcs12
-        from cryptography.x509 import load_pem_x509_certificates
-
-        with warnings.catch_warnings(action="ignore"):  # every system's bundle has odd ones
-            found = load_pem_x509_certificates(Path(certificates).read_bytes())
-        trusted = [pkcs12.PKCS12Certificate(one, str(number).encode()) for number, one in enumerate(found)]
-        store = folder / "trusted.p12"
-        store.write_bytes(pkcs12.serialize_java_truststore(trusted, NoEncryption()))
-        options |= {"javax.net.ssl.trustStore": str(store), "javax.net.ssl.trustStoreType": "PKCS12"}
-    return [f"-D{name}={value}" for name, value in options.items()]
+    return options
 
 
-def _check(module: Path, pins: Path, folder: Path) -> None:
-    if wrong := _wrong(pins, folder):
-        raise RuntimeError(
-            f"these JVM artifacts are not the pinned ones: {', '.join(wrong)}; delete them from Ivy's cache "
-            f"(~/.ivy2/cache) and try again, or compare {module.relative_to(PROJECT)} with {pins.relative_to(PROJECT)}"
-        )
+def _certificates(folder: Path) -> dict[str, str]:
+    from cryptography.hazmat.primitives.serialization import NoEncryption, pkcs12
+    from cryptography.x509 import load_pem_x509_certificates
+
+    if not (certificates := os.environ.get("SSL_CERT_FILE")):
+        return {}
+    with warnings.catch_warnings(action="ignore"):  # every system's bundle has odd ones
+        found = load_pem_x509_certificates(Path(certificates).read_bytes())
+    trusted = [pkcs12.PKCS12Certificate(one, str(number).encode()) for number, one in enumerate(found)]
+    store = folder / "trusted.p12"
+    store.write_bytes(pkcs12.serialize_java_truststore(trusted, NoEncryption()))
+    return {"javax.net.ssl.trustStore": str(store), "javax.net.ssl.trustStoreType": "PKCS12"}
 
 
 def _wrong(pins: Path, folder: Path) -> list[str]:
     pinned = {name: digest for digest, name in (line.split() for line in pins.read_text().splitlines())}
-    found = {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.glob("*/*.jar"))
-    }
+    found = {str(path.relative_to(folder)): sha256_of(path) for path in folder.glob("*/*.jar")}
     return sorted(name for name in pinned.keys() | found.keys() if pinned.get(name) != found.get(name))
 
 

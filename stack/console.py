@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import shutil
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -21,11 +19,12 @@ from rich.text import Text
 from flight_delays.answers.store import last_predictions
 from flight_delays.contract import BUCKETS, TOPICS
 from flight_delays.errors import RegistryError, sentence
-from flight_delays.infra import mongo
+from flight_delays.infra import kafka, mongo
 from flight_delays.infra.printable import one_line, printable
 from flight_delays.model import registry
 from flight_delays.predictor.status import Condition, read_status, rows
 from flight_delays.settings import Settings
+from stack import backup as files
 from stack.secrets import load_secrets
 from stack.services import services
 from stack.steps import START, StepFailedError
@@ -51,11 +50,11 @@ def status(settings: Settings) -> None:
         except Exception as error:  # noqa: BLE001 - the reason is what is shown
             answer = f"unhealthy: {sentence(error)}"
             unhealthy.append(service.name)
-        memory = f"{_memory(state['pid']) / 2**20:.0f} MiB" if state["pid"] else ""
+        memory = f"{memory_bytes(state['pid']) / 2**20:.0f} MiB" if state["pid"] else ""
         process = f"{state['statename'].lower()}, {state['description']}"
         table.add_row(service.name, _text(process), _text(answer), memory)
     console.print(table)
-    console.print(f"memory in all: {_memory(supervisor.pid()) / 2**20:.0f} MiB (proportional set size)")
+    console.print(f"memory in all: {memory_bytes(supervisor.pid()) / 2**20:.0f} MiB (proportional set size)")
     unhealthy += predictor_status(settings, console)
     if unhealthy:
         raise StepFailedError(
@@ -87,18 +86,15 @@ def _text(text: str) -> Text:
     return Text(printable(text))
 
 
-def _memory(pid: int) -> int:
+def memory_bytes(pid: int) -> int:
     """Proportional set size in bytes of a process and all below it (resident size where the system has no such)."""
-    import psutil
-
-    total = 0
-    try:
-        root = psutil.Process(pid)
-        for process in [root, *root.children(recursive=True)]:
+    total, processes = 0, []
+    with suppress(psutil.Error):
+        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    for process in processes:
+        with suppress(psutil.Error):  # it has ended meanwhile
             info = process.memory_full_info()
             total += getattr(info, "pss", info.rss)
-    except psutil.Error:
-        pass
     return total
 
 
@@ -149,43 +145,27 @@ def _why(version: str, pointer: registry.Pointer, verdict: registry.Verdict | No
 
 def topics(settings: Settings) -> None:
     """Prints the topics with partitions and numbers of messages."""
-    from confluent_kafka import Consumer, TopicPartition
-
-    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "console"})
-    found = consumer.list_topics(timeout=10).topics
     table = Table("topic", "partitions", "messages")
-    for topic in TOPICS:
-        if topic in found:
-            marks = [consumer.get_watermark_offsets(TopicPartition(topic, p)) for p in found[topic].partitions]
-            table.add_row(topic, str(len(marks)), str(sum(high - low for low, high in marks)))
+    with kafka.reader(settings) as consumer:
+        for topic in TOPICS:
+            found = kafka.bounds(consumer, settings, topic).values()
+            table.add_row(topic, str(len(found)), str(sum(high - low for low, high in found)))
     Console().print(table)
-    consumer.close()
 
 
 def listen(settings: Settings) -> None:
     """Prints the messages of all topics as they come, until interrupted."""
-    from confluent_kafka import Consumer
+    from confluent_kafka import OFFSET_END, TopicPartition
 
-    consumer = Consumer(
-        {
-            "bootstrap.servers": settings.kafka_bootstrap,
-            "group.id": f"console-{os.getpid()}-{time.time():.0f}",
-            "auto.offset.reset": "latest",
-            "enable.auto.commit": False,
-        }
-    )
-    consumer.subscribe(list(TOPICS))
-    print("Listening to all topics; Ctrl-C ends it.", file=sys.stderr)
-    try:
+    with suppress(KeyboardInterrupt), kafka.reader(settings) as consumer:
+        places = [place for topic in TOPICS for place in kafka.partitions_of(consumer, settings, topic)]
+        consumer.assign([TopicPartition(place.topic, place.partition, OFFSET_END) for place in places])
+        print("Listening to all topics; Ctrl-C ends it.", file=sys.stderr)
         while True:
             message = consumer.poll(1)
             if message is not None and message.error() is None:
                 value = one_line((message.value() or b"").decode(errors="replace"))
                 print(f"{message.topic()}[{message.partition()}]@{message.offset()} {value}", flush=True)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        consumer.close()
 
 
 def predictions(settings: Settings, count: int, *, as_json: bool = False) -> None:
@@ -194,7 +174,7 @@ def predictions(settings: Settings, count: int, *, as_json: bool = False) -> Non
         documents = last_predictions(db, count)
     if as_json:
         for document in documents:
-            print(json.dumps(document, default=_as_json))
+            print(json.dumps(document, default=lambda value: getattr(value, "isoformat", value.__str__)()))
         return
     table = Table("at (UTC)", "flight", "on", "departs", "prediction")
     for answer in documents:
@@ -208,10 +188,6 @@ def predictions(settings: Settings, count: int, *, as_json: bool = False) -> Non
             f"{bucket.label.partition(' (')[0]} {probability:.0%}",
         )
     Console(highlight=False).print(table)
-
-
-def _as_json(value: Any) -> str:
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def logs(settings: Settings, service: str | None) -> None:
@@ -231,19 +207,15 @@ def logs(settings: Settings, service: str | None) -> None:
 
 def backup(settings: Settings, path: Path | None, *, may_stop: bool) -> None:
     """Writes a backup and says where it is and what is in it."""
-    from stack.backup import backup as write
-
     print(f"""
-{write(settings, path, may_stop=may_stop)}
+{files.backup(settings, path, may_stop=may_stop)}
 holds the state of the stopped stack, passwords included: keep it where nobody
 else reads it. Back with it: make restore BACKUP=FILE""")
 
 
 def restore(settings: Settings, path: Path, *, force: bool) -> None:
     """Restores a backup and says what to do next."""
-    from stack.backup import restore as take_back
-
-    take_back(settings, path, force=force)
+    files.restore(settings, path, force=force)
     print("\nRestored. Next: make up")
 
 
@@ -253,8 +225,7 @@ def clean(settings: Settings, *, assume_yes: bool) -> None:
         raise StepFailedError("the stack is running", hint="make down")
     if not assume_yes:
         print(f"This removes all data, models, answers and passwords, but no backups, in\n{settings.home}")
-        answer = input("Go on? [y/N] ")
-        if answer.strip().lower() not in ("y", "yes"):
+        if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
             print("Nothing was removed.")
             return
     for path in settings.home.iterdir():

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from typing import Any
 
 import httpx
@@ -61,9 +62,8 @@ def up(settings: Settings, months: str | None = None) -> None:
         refuse_stopped(settings, api)
         prediction = _predict_on_the_way(settings) if not started else None
         if prediction is None:
-            with step(
-                "predictor", hint="open Airflow, read the failed task's log, fix the cause, and `make up` again"
-            ) as current:
+            hint = "open Airflow, read the failed task's log, fix the cause, and `make up` again"
+            with step("predictor", hint=hint) as current:
                 await_predictor(settings, api, current, months)
             with step("prediction", log=supervisor.logs / "spark-connect.log", hint="make status") as current:
                 current.say("a flight is on its way")
@@ -123,10 +123,8 @@ def locked(settings: Settings) -> Iterator[None]:
         try:
             lock.enter_context(files.locked(settings.home / ".lock", wait=False))
         except BlockingIOError:
-            raise StepFailedError(
-                f"another command (make up, down, backup, restore) is at work on {settings.home}",
-                hint="wait for it to end",
-            ) from None
+            why = f"another command (make up, down, backup, restore) is at work on {settings.home}"
+            raise StepFailedError(why, hint="wait for it to end") from None
         yield
 
 
@@ -189,17 +187,14 @@ def check_ports(settings: Settings, wanted: list[Service]) -> None:
 
 
 def _migrate(settings: Settings, supervisor: Supervisor, secrets: Secrets) -> str:
-    from importlib.metadata import version
-
     stamp = settings.home / "airflow" / ".migrated"
     if stamp.is_file() and stamp.read_text() == version("apache-airflow"):
         return "as it was"
     log = supervisor.logs / "airflow-db.log"
     environment = inherited_environment() | airflow_environment(settings, secrets)
+    command = [str(BIN / "airflow"), "db", "migrate"]
     with log.open("w") as file:
-        done = subprocess.run(
-            [str(BIN / "airflow"), "db", "migrate"], env=environment, stdout=file, stderr=file, check=False
-        )
+        done = subprocess.run(command, env=environment, stdout=file, stderr=file, check=False)
     if done.returncode != 0:
         raise StepFailedError("`airflow db migrate` failed", log=log)
     stamp.write_text(version("apache-airflow"))
@@ -215,9 +210,8 @@ def await_ready(settings: Settings, supervisor: Supervisor, service: Service, cu
             service.ready(settings)
         except Exception as error:
             if time.monotonic() > deadline:
-                raise StepFailedError(
-                    f"{service.name} is not ready after {SERVICE_SECONDS} s: {sentence(error)}"
-                ) from error
+                why = f"{service.name} is not ready after {SERVICE_SECONDS} s: {sentence(error)}"
+                raise StepFailedError(why) from error
             current.say("starting")
             time.sleep(0.3)
         else:
@@ -261,7 +255,7 @@ def await_predictor(settings: Settings, api: AirflowApi, current: Step, months: 
     Where a champion is there already, the run that it triggers itself decides: the watch may have triggered others,
     too early, while the services started.
     """
-    before = {run["dag_run_id"] for dag in CHAIN for run in api.runs(dag) if run["state"] not in ACTIVE}
+    before = _ended(api)
     mine, unfit, failures = _trigger(settings, api, months), "", 0
     deadline = time.monotonic() + CHAIN_SECONDS
     while time.monotonic() < deadline:
@@ -283,6 +277,10 @@ def await_predictor(settings: Settings, api: AirflowApi, current: Step, months: 
 
 Runs = dict[DagId, list[dict[str, Any]]]
 """Of each DAG of the chain, newest first."""
+
+
+def _ended(api: AirflowApi) -> set[str]:
+    return {run["dag_run_id"] for dag in CHAIN for run in api.runs(dag) if run["state"] not in ACTIVE}
 
 
 def _trigger(settings: Settings, api: AirflowApi, months: str | None) -> str | None:

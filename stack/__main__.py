@@ -14,7 +14,7 @@ from pymongo.errors import PyMongoError
 
 from flight_delays.data.sources import month_range
 from flight_delays.data.sources.nycflights13 import MONTHS
-from flight_delays.errors import DataError, sentence
+from flight_delays.errors import BrokerError, DataError, sentence
 from flight_delays.predictor.state import Action
 from flight_delays.settings import Settings, SettingsError, get_settings
 from stack import console, state
@@ -40,56 +40,46 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make", description="The embedded stack.")
     commands = parser.add_subparsers(required=True)
 
-    def command(name: str, text: str, run: Callable[[Settings, argparse.Namespace], None]) -> argparse.ArgumentParser:
-        added: argparse.ArgumentParser = commands.add_parser(name, help=text)
+    def command(name: str, text: str, run: Callable[..., object]) -> Callable[..., object]:
+        """Adds a command whose arguments are those of `run`; what it returns adds one of them."""
+        added = commands.add_parser(name, help=text)
         added.set_defaults(run=run)
-        return added
+        return added.add_argument
 
-    starting = command("up", "start the stack; ends with a predicted flight", lambda s, given: up(s, given.months))
-    starting.add_argument("--months", type=_months, help="the first model learns from these alone; default: all")
-    command("down", "stop the stack", lambda s, _: down(s))
-    command("status", "show processes, query, model and last canary", lambda s, _: console.status(s))
-    acting = command(
-        "predictor", "start, stop, restart or deploy", lambda s, given: act(s, given.action, given.version)
-    )
-    acting.add_argument("action", choices=[each.value for each in Action], metavar="ACTION")
-    acting.add_argument("version", nargs="?")
-    command("models", "show the model versions, and why each serves or does not", lambda s, _: console.models(s))
-    command("topics", "show the Kafka topics", lambda s, _: console.topics(s))
-    command("listen", "show the messages as they come", lambda s, _: console.listen(s))
-    answers = command(
-        "predictions", "show the last answers", lambda s, given: console.predictions(s, given.count, as_json=given.json)
-    )
-    answers.add_argument("--count", type=int, default=5)
-    answers.add_argument("--json", action="store_true", help="whole documents, a line each")
-    command("logs", "follow the logs", lambda s, given: console.logs(s, given.service)).add_argument(
-        "service", nargs="?"
-    )
-    saving = command(
-        "backup", "write a backup", lambda s, given: console.backup(s, given.path, may_stop=not given.no_stop)
-    )
-    saving.add_argument("path", nargs="?", type=Path)
-    saving.add_argument("--no-stop", action="store_true", help="refuse where the stack runs")
-    restoring = command(
-        "restore", "restore a backup", lambda s, given: console.restore(s, given.path, force=given.force)
-    )
-    restoring.add_argument("path", type=Path)
-    restoring.add_argument("--force", action="store_true", help="replace the state that is there")
-    command("clean", "remove all state", lambda s, given: console.clean(s, assume_yes=given.yes)).add_argument(
-        "--yes", action="store_true"
-    )
-    command("airflow", "run Airflow's own command line", _airflow).add_argument("rest", nargs=argparse.REMAINDER)
+    add = command("up", "start the stack; ends with a predicted flight", up)
+    add("--months", type=_months, help="the first model learns from these alone; default: all")
+    command("down", "stop the stack", down)
+    command("status", "show processes, query, model and last canary", console.status)
+    add = command("predictor", "start, stop, restart or deploy", act)
+    add("action", choices=[each.value for each in Action], metavar="ACTION")
+    add("version", nargs="?")
+    command("models", "show the model versions, and why each serves or does not", console.models)
+    command("topics", "show the Kafka topics", console.topics)
+    command("listen", "show the messages as they come", console.listen)
+    add = command("predictions", "show the last answers", console.predictions)
+    add("--count", type=int, default=5)
+    add("--json", action="store_true", dest="as_json", help="whole documents, a line each")
+    command("logs", "follow the logs", console.logs)("service", nargs="?")
+    add = command("backup", "write a backup", console.backup)
+    add("path", nargs="?", type=Path)
+    add("--no-stop", action="store_false", dest="may_stop", help="refuse where the stack runs")
+    add = command("restore", "restore a backup", console.restore)
+    add("path", type=Path)
+    add("--force", action="store_true", help="replace the state that is there")
+    command("clean", "remove all state", console.clean)("--yes", action="store_true", dest="assume_yes")
+    command("airflow", "run Airflow's own command line", _airflow)("rest", nargs=argparse.REMAINDER)
     return parser
 
 
-def _airflow(settings: Settings, given: argparse.Namespace) -> None:
+def _airflow(settings: Settings, rest: list[str]) -> None:
     environment = inherited_environment() | airflow_environment(settings, load_secrets(settings))
-    os.execve(BIN / "airflow", ["airflow", *given.rest], environment)
+    os.execve(BIN / "airflow", ["airflow", *rest], environment)
 
 
 def main() -> None:
     """Runs one command; exit status 1, with what failed and what to do, where it fails."""
-    given = _parser().parse_args()
+    given = vars(_parser().parse_args())
+    run = given.pop("run")
     os.umask(0o077)
     try:
         settings = get_settings()
@@ -98,12 +88,12 @@ def main() -> None:
             os.environ |= state.started_environment(settings)
             get_settings.cache_clear()
             settings = get_settings()
-        given.run(settings, given)
+        run(settings, **given)
     except SettingsError as error:
         sys.exit(f"Settings that are not accepted (see docs/settings.md):\n{error}")
     except StepFailedError as error:
         sys.exit(explain(error))
-    except (PyMongoError, KafkaException) as error:
+    except (PyMongoError, KafkaException, BrokerError) as error:
         sys.exit(explain(StepFailedError(sentence(error), hint="make status")))
     except KeyboardInterrupt:
         sys.exit("Interrupted. The same command goes on from here.")

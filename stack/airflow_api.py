@@ -49,9 +49,8 @@ class AirflowApi:
 
     def pause(self, dag_id: str, paused: bool = True) -> None:
         """Stops the DAG's schedule, or lets it run again; where it is so already, nothing is written."""
-        if self._get(f"/dags/{dag_id}")["is_paused"] == paused:
-            return
-        self._send("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": paused})
+        if self._get(f"/dags/{dag_id}")["is_paused"] != paused:
+            self._send("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": paused})
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
         """Starts a run and returns its id."""
@@ -66,20 +65,15 @@ class AirflowApi:
 
     def runs(self, dag_id: str, limit: int = 5) -> list[dict[str, Any]]:
         """The DAG's last runs, newest first."""
-        found: list[dict[str, Any]] = self._get(f"/dags/{dag_id}/dagRuns", limit=limit, order_by="-run_after")[
-            "dag_runs"
-        ]
-        return found
+        return list(self._get(f"/dags/{dag_id}/dagRuns", limit=limit, order_by="-run_after")["dag_runs"])
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """One run."""
-        found: dict[str, Any] = self._get(f"/dags/{dag_id}/dagRuns/{run_id}")
-        return found
+        return dict(self._get(f"/dags/{dag_id}/dagRuns/{run_id}"))
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """The task instances of a run."""
-        found: list[dict[str, Any]] = self._get(f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
-        return found
+        return list(self._get(f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"])
 
     def _get(self, path: str, **params: Any) -> Any:
         return self._send("GET", f"/api/v2{path}", params=params)

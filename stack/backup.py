@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from flight_delays.data import records
-from flight_delays.infra.files import sha256_of
+from flight_delays.infra.files import move_durably, sha256_of
 from flight_delays.model import registry
 from flight_delays.settings import Settings
 from stack import launch, state
@@ -74,16 +74,13 @@ def _write(settings: Settings, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(prefix=".backup-", dir=path.parent) as folder:
             part = Path(folder, path.name)
-            with part.open("wb") as file:
-                with tarfile.open(fileobj=file, mode="w:gz", compresslevel=6, dereference=True) as archive:
-                    for name in PARTS:
-                        if name not in external and (settings.home / name).exists():
-                            current.say(name)
-                            archive.add(settings.home / name, name)
-                file.flush()
-                os.fsync(file.fileno())
+            with tarfile.open(part, mode="w:gz", compresslevel=6, dereference=True) as archive:
+                for name in PARTS:
+                    if name not in external and (settings.home / name).exists():
+                        current.say(name)
+                        archive.add(settings.home / name, name)
             part.chmod(0o600)
-            part.replace(path)
+            move_durably(part, path)
         current.result = f"{path.stat().st_size / 1e6:.1f} MB in {path}"
     return path
 

@@ -21,10 +21,6 @@ def _token() -> str:
     return secrets.token_urlsafe(64)  # HS512 wants 64 bytes
 
 
-def _fernet_key() -> str:
-    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-
-
 @dataclass(frozen=True)
 class Secrets:
     """What must differ between installations and be known to nobody else."""
@@ -32,7 +28,7 @@ class Secrets:
     airflow_password: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     airflow_secret_key: str = field(default_factory=_token)
     airflow_jwt_secret: str = field(default_factory=_token)
-    airflow_fernet_key: str = field(default_factory=_fernet_key)
+    airflow_fernet_key: str = field(default_factory=lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
     spark_connect_token: str = field(default_factory=_token)  # since release 0.2.0: an older home has none
 
 
@@ -44,10 +40,8 @@ def load_secrets(settings: Settings) -> Secrets:
     path = settings.home / "secrets.json"
     if not path.exists():
         if state.found_format(settings) is not None:
-            raise StepFailedError(
-                f"{path} with the passwords and keys of this state is missing",
-                hint=f"put it back from a backup, or have new ones generated: echo {{}} > {path}",
-            )
+            hint = f"put it back from a backup, or have new ones generated: echo {{}} > {path}"
+            raise StepFailedError(f"{path} with the passwords and keys of this state is missing", hint=hint)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = {}
     else:
@@ -89,6 +83,5 @@ def make_private(settings: Settings) -> None:
                     path.chmod(stat.S_IMODE(mode) & 0o700)
                 except PermissionError as error:
                     raise StepFailedError(f"other users may read {path}, and it is not yours", hint=own) from error
-                print(
-                    f"Other users could read {path} (mode {stat.S_IMODE(mode):o}); now only you can.", file=sys.stderr
-                )
+                said = f"Other users could read {path} (mode {stat.S_IMODE(mode):o}); now only you can."
+                print(said, file=sys.stderr)

@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from importlib.metadata import version
-from pathlib import Path
+from typing import Any
 
 from flight_delays.contract import REQUEST_TOPIC
 from flight_delays.infra.files import write_atomically
@@ -63,9 +63,8 @@ def found_format(settings: Settings) -> int | None:
 def check(settings: Settings) -> str:
     """Raises StepFailedError for a state that this code and these settings cannot go on with; changes nothing."""
     if (settings.home / UNFINISHED_RESTORE).exists():
-        raise StepFailedError(
-            f"a restore into {settings.home} was cut off", hint="run it again: make restore BACKUP=FILE"
-        )
+        hint = "run it again: make restore BACKUP=FILE"
+        raise StepFailedError(f"a restore into {settings.home} was cut off", hint=hint)
     found, mine = found_format(settings), len(MIGRATIONS) + 1
     if found is not None and found > mine:
         raise StepFailedError(
@@ -161,31 +160,27 @@ def remember_start(settings: Settings) -> None:
 
 def started_environment(settings: Settings) -> dict[str, str]:
     """The variables by which a command finds the services that run; empty where release 0.1.0 started them."""
-    try:
-        started: dict[str, str] = json.loads((settings.home / "run" / "started.json").read_text())["environment"]
-    except (OSError, ValueError, KeyError):
-        return {}
-    return started
+    return dict(_started(settings).get("environment", {}))
 
 
 def changed_since_start(settings: Settings) -> list[str]:
     """What the running services do not know yet: "code", "settings"; empty where nothing changed."""
-    try:
-        started = json.loads((settings.home / "run" / "started.json").read_text())
-    except (OSError, ValueError):  # started by release 0.1.0
+    if not (started := _started(settings)):
         return ["code"]
     return [name for name, value in _fingerprints(settings).items() if started.get(name) != value]
+
+
+def _started(settings: Settings) -> dict[str, Any]:
+    try:
+        return dict(json.loads((settings.home / "run" / "started.json").read_text()))
+    except (OSError, ValueError):  # started by release 0.1.0
+        return {}
 
 
 def _fingerprints(settings: Settings) -> dict[str, str]:
     code = hashlib.sha256()
     for name in _CODE:
-        for path in sorted(_files(PROJECT / name)):
-            code.update(f"{path.relative_to(PROJECT)}\0".encode() + path.read_bytes())
+        for path in sorted([PROJECT / name, *(PROJECT / name).rglob("*")]):
+            if path.is_file() and "__pycache__" not in path.parts:
+                code.update(f"{path.relative_to(PROJECT)}\0".encode() + path.read_bytes())
     return {"code": code.hexdigest(), "settings": hashlib.sha256(settings.model_dump_json().encode()).hexdigest()}
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    return [file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts]

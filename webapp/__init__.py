@@ -41,10 +41,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider, which is in use
     settings = settings or get_settings()
     app.extensions[Services.KEY] = Services(settings)
-    app.register_blueprint(predictions.blueprint)
-    app.register_blueprint(scoreboard.blueprint)
-    app.register_blueprint(status.blueprint)
-    app.register_blueprint(health.blueprint)
+    for part in (predictions, scoreboard, status, health):
+        app.register_blueprint(part.blueprint)
     hosts = ("localhost", settings.web_bind.lower(), *settings.web_hosts.lower().split(","))
     app.before_request(lambda: _refuse_other_sites(hosts))
     app.after_request(_add_headers)

@@ -141,11 +141,9 @@ class Services:
         """A flight whose carrier and route the serving model has seen."""
         example = {name: str(CANARY[name]) for name in ("Carrier", "FlightDate", "Origin", "Dest")}
         example |= {"FlightNum": "1284", "DepDelay": "5"}  # flown on that day, so that its conditions are known
-        try:
-            champion = registry.read_pointer(self.settings.models).champion
-        except RegistryError:
-            champion = None
-        seen = vocabulary(self.settings.models, champion) if champion else None
+        seen = None
+        with suppress(RegistryError):
+            seen = vocabulary(self.settings.models, registry.read_pointer(self.settings.models).champion or "")
         if seen and seen.get("Route") and seen.get("Carrier"):
             if f"{example['Origin']}-{example['Dest']}" not in seen["Route"]:
                 example["Origin"], _, example["Dest"] = min(seen["Route"]).partition("-")
@@ -169,10 +167,9 @@ def services() -> Services:
 
 def vocabulary(models: Path, version: str) -> Mapping[str, frozenset[str]] | None:
     """The values that the version saw in training, by feature; None where its metadata cannot be read."""
-    try:
+    with suppress(RegistryError):
         return _vocabulary(models, version)
-    except RegistryError:
-        return None
+    return None
 
 
 @lru_cache(maxsize=32)

@@ -51,13 +51,15 @@ def _registry(found: Status) -> CollectorRegistry:
         if value is not None:
             Gauge(f"flight_delay_predictor_{name}", what, registry=registry).set(value)
 
+    def gauges(name: str, what: str, label: str, values: dict[str, float]) -> None:
+        metric = Gauge(f"flight_delay_predictor_{name}", what, [label], registry=registry)
+        for each, value in values.items():
+            metric.labels(each).set(value)
+
     gauge("status_timestamp_seconds", "When these figures were read", found.at.timestamp())
     gauge("up", "1 where the predictor does what was asked of it, also where that is to be stopped", found.healthy)
-    condition = Gauge(
-        "flight_delay_predictor_condition", "1 for the condition that holds", ["condition"], registry=registry
-    )
-    for each in Condition:
-        condition.labels(each.value).set(each is found.condition)
+    conditions = {each.value: float(each is found.condition) for each in Condition}
+    gauges("condition", "1 for the condition that holds", "condition", conditions)
     versions = {"version": found.version or "", "champion": found.champion or ""}
     info = Gauge("flight_delay_predictor_model_info", "The model that serves", list(versions), registry=registry)
     info.labels(**versions).set(1)
@@ -66,10 +68,8 @@ def _registry(found: Status) -> CollectorRegistry:
     gauge("uptime_seconds", "Since the serving query was started", uptime)
     gauge("requests_per_second", "Answers per second over the last minutes", found.per_second)
     if found.p50_ms is not None and found.p99_ms is not None:
-        name, what = "flight_delay_predictor_latency_seconds", "From a request to its answer, over the last minutes"
-        latency = Gauge(name, what, ["quantile"], registry=registry)
-        latency.labels("0.5").set(found.p50_ms / 1000)
-        latency.labels("0.99").set(found.p99_ms / 1000)
+        latency = {"0.5": found.p50_ms / 1000, "0.99": found.p99_ms / 1000}
+        gauges("latency_seconds", "From a request to its answer, over the last minutes", "quantile", latency)
     gauge("lag_messages", "Requests behind the highest answered one", found.lag)
     gauge("dead_letters_last_hour", "Messages rejected in the last hour, 1,000 at most", found.dead_letters_hour)
     if found.canaries:

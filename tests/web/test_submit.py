@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import string
 import time
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,9 @@ import psutil
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from flask.testing import FlaskClient
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from pymongo.database import Database
 
-from flight_delays.contract import REQUEST_TOPIC, Collection, DepartureConditions, Request, is_uuid, parse_timestamp
+from flight_delays.contract import REQUEST_TOPIC, Collection, DepartureConditions, is_uuid, parse_timestamp
 from flight_delays.data import conditions
 from flight_delays.infra.kafka import partition_of
 from flight_delays.settings import Settings
@@ -25,7 +22,6 @@ from tests.conftest import NO_MOUNT
 from tests.proof.faults import can_mount, small_disks
 from tests.web.form import FLIGHT, SUBMIT
 from webapp import create_app
-from webapp.forms import FlightForm
 from webapp.services import Services
 
 pytestmark = pytest.mark.integration
@@ -203,12 +199,6 @@ def test_bad_field_is_named(client: FlaskClient, field: str, value: Any, code: s
     assert error["accepted"]
 
 
-def test_unknown_carrier_is_told_what_is_known(client: FlaskClient) -> None:
-    refused = client.post(SUBMIT, data={**FLIGHT, "Carrier": "ZZ"})
-
-    assert ", AA, " in refused.json["errors"][0]["accepted"]
-
-
 def test_all_bad_fields_are_listed(client: FlaskClient) -> None:
     refused = client.post(SUBMIT, data={"Origin[$gt]": "", "DepDelay": "x", "Carrier": "ZZ", "Canary": "1"})
 
@@ -222,6 +212,8 @@ def test_all_bad_fields_are_listed(client: FlaskClient) -> None:
         "DepDelay": "invalid_format",
         "Canary": "reserved_field",
     }
+    [carrier] = [error for error in refused.json["errors"] if error["field"] == "Carrier"]
+    assert ", AA, " in carrier["accepted"]
 
 
 @pytest.mark.parametrize(
@@ -250,58 +242,6 @@ def test_bad_body(client: FlaskClient, body: bytes, content_type: str | None, st
     assert refused.status_code == status
     assert refused.json["code"]
     assert refused.json["message"]
-
-
-_TEXT = st.text(max_size=30)
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | _TEXT,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXT, inner, max_size=3),
-    max_leaves=5,
-)
-_NAMES = st.sampled_from([*FlightForm.model_fields, *Request.model_fields])
-_LIKELY = st.sampled_from(
-    [*FLIGHT.values(), "EWR", "B6", "-15", "2013-02-29", "1e400", " ", "0000", "\uff21", "\ud800"]
-)
-_CODE = st.text(string.ascii_letters + string.digits, min_size=2, max_size=3)
-_PARTS = st.dictionaries(_NAMES | _TEXT, _JSON | _LIKELY | _CODE, max_size=8)
-
-
-@settings(
-    max_examples=250, deadline=5_000, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
-@given(parts=_PARTS, whole=st.booleans(), as_json=st.booleans())
-def test_whatever_comes_is_accepted_or_explained(
-    client: FlaskClient, parts: dict[str, Any], whole: bool, as_json: bool
-) -> None:
-    data = {**FLIGHT, **parts} if whole else parts
-    if as_json:
-        answer = client.post(SUBMIT, data=json.dumps(data), content_type="application/json")
-    else:
-        form = {name: str(value).encode(errors="replace").decode() for name, value in data.items()}
-        answer = client.post(
-            SUBMIT, data={name.encode(errors="replace").decode(): value for name, value in form.items()}
-        )
-
-    if answer.status_code == 202:
-        assert is_uuid(answer.json["id"])
-    else:
-        assert answer.status_code == 400
-        assert answer.json["code"]
-        for error in answer.json["errors"]:
-            assert error["code"]
-            assert error["field"]
-            assert error["accepted"]
-
-
-@settings(max_examples=100, deadline=5_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    body=st.binary(max_size=200),
-    content_type=st.sampled_from(
-        ["application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "x", "", "a/b; c"]
-    ),
-)
-def test_no_bytes_break_it(client: FlaskClient, body: bytes, content_type: str) -> None:
-    assert client.post(SUBMIT, data=body, content_type=content_type).status_code == 400
 
 
 def test_kafka_away(client: FlaskClient, stack: Any, tmp_path: Any) -> None:

@@ -329,7 +329,7 @@ def test_airflow_logs_into_mongodb_as_the_others_do(uri: str, tmp_path: Path, mo
         theirs = hook.get_conn()
         assert theirs._topology_settings.seeds == own._topology_settings.seeds == ours._topology_settings.seeds
         assert _login(theirs) == _login(own) == _login(ours)
-        assert theirs.options._options == own.options._options
+        assert theirs.options._options == ours.options._options
     if "@" in uri and "X509" not in uri:
         assert "ann:" not in hook.connection.host, "only what is in the field of the password is masked"
 

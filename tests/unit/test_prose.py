@@ -36,14 +36,9 @@ IN_HINTS = {r"such as": "e.g."}
 
 TEXTS = ["*.md", "docs/**/*.md", "dags/*.md", ".github/**/*.md", "include/**/*.md"]
 HINTS = ["webapp/templates/*.html", "webapp/static/*.js", "include/**/*.html"]
-LIBRARY = "include/flight_delays"
-MODULES = ["dags/*.py", "include/flight_delays_airflow/*.py", "stack/*.py", "webapp/*.py", "docker/*.py", "bench/*.py"]
-MODULES += [
-    *(f"{LIBRARY}/{part}/**/*.py" for part in ("data", "model", "answers")),
-    f"{LIBRARY}/contract.py",
-    f"{LIBRARY}/schemas.py",
-]
-"""Python files of which all texts are checked: docstrings, Params, messages. Extend it folder by folder."""
+CODE = ("dags", "include", "plugins", "spark_jobs", "stack", "webapp", "docker", "bench", "docs")
+MODULES = [f"{folder}/**/*.py" for folder in CODE]
+"""Python files of which all texts are checked: docstrings, Params, messages."""
 
 
 def files(patterns: list[str]) -> list[Path]:

@@ -18,7 +18,7 @@ _CONTROLS: Final = re.compile(
 
 
 def printable(text: object) -> str:
-    r"""The text with control characters as escapes, such as \x1b; newlines and tabs stay, logins in URLs do not."""
+    r"""The text with control characters as escapes, e.g. \x1b; newlines and tabs stay, logins in URLs do not."""
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), LOGIN.sub("", str(text)))
 
 

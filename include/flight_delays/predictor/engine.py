@@ -134,7 +134,7 @@ def start(settings: Settings, deployment: Deployment, starting_offsets: str, *, 
 
 
 def _check_slots(spark: SparkSession, settings: Settings, queries: int, wait_seconds: float = SLOTS_SECONDS) -> None:
-    """A real-time query holds a task slot for each partition; without one it waits for ever, and says nothing.
+    """A real-time query holds a task slot for each partition; without one it waits without an end, and says nothing.
 
     Only the plan of a range tells a Spark Connect client the slots. Executors may still be on their way to a cluster's
     driver; one that asks for them as it needs them has no fixed number.

@@ -1,4 +1,4 @@
-"""Probes of the predictor's health, and how often a failed one raises an alarm; Airflow's triggerer probes for ever."""
+"""Probes of the predictor's health, and how often a failed one raises an alarm; Airflow's triggerer runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the predictor does right now: one `Status`, which Airflow's page, the web app and `make status` show alike."""
+"""The predictor's status: one `Status`, which Airflow's page, the web app and `make status` show alike."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Status(BaseModel):
 
 
 def read_status(settings: Settings) -> Status:
-    """How the predictor does; raises nothing: what cannot be found out is in `problems`.
+    """The predictor's status; raises nothing: what cannot be found out is in `problems`.
 
     Reads the ends of collections and topics only. Takes at most 2 * `timeouts.STATUS_SECONDS`.
     """

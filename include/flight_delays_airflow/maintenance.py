@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -143,8 +145,9 @@ def _before(param: str) -> str:
     return f"'{{{{ dag_run.run_after - macros.timedelta(days=params.{param}) }}}}'"
 
 
+_PYTHON: Final = shlex.quote(sys.executable)  # the PATH of a task need not begin with the virtual environment
 CLEAN_AIRFLOW: Final = (
-    f"python -m flight_delays_airflow.health_runs {_before('health_days')} {_DRY_RUN_OPTION} &&"
+    f"{_PYTHON} -m flight_delays_airflow.health_runs {_before('health_days')} {_DRY_RUN_OPTION} &&"
     f" airflow db clean --yes --skip-archive --error-on-cleanup-failure --batch-size 500 --tables {_TABLES}"
     f" --clean-before-timestamp {_before('airflow_days')} {_DRY_RUN_OPTION}"
 )

@@ -103,8 +103,8 @@ ODD = "mi línea (1)'s %2F ;x"
 
 def pytest_configure() -> None:
     """A JVM of a test lives for a minute or two: until then its second compiler takes more time than it gives."""
-    # The code cache of a JVM with one compiler is 48 MB by default: the code that Spark generates fills it, and the sweeper
-    # then takes half a processor.
+    # One compiler makes the code cache 48 MB: the code that Spark generates fills it, and the sweeper takes half a
+    # processor.
     os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m")
 
 

@@ -53,7 +53,7 @@ airflow: .venv ## Airflow's own command line, e.g. ARGS="dags list"
 	@$(STACK) airflow $(ARGS)
 
 test: lint ## lint, types and all tests but the slow ones
-	@.venv/bin/python -m pytest -n 2 --durations=10 $(PYTEST)
+	@.venv/bin/python -m pytest -n 3 --durations=10 $(PYTEST)
 
 proof: ## slow tests, then faults, 45 minutes (PROOF="--only swapped": some)
 	@$(PYTHON) stack/bootstrap.py --dev

@@ -45,8 +45,16 @@ def settled(witness: Witness, stack: Stack) -> Verdict:
     return verdict
 
 
-def test_each_service_is_killed_in_turn_and_two_at_once(engines: Stack, witness: Witness) -> None:
-    for victims in [("web",), ("sink",), ("mongo",), ("kafka",), ("spark-connect",), ("mongo", "kafka")]:
+@pytest.mark.parametrize(
+    "killed",
+    [
+        [("web",), ("kafka",), ("sink", "mongo")],
+        pytest.param([("sink",), ("mongo",), ("spark-connect",), ("mongo", "kafka")], marks=pytest.mark.slow),
+    ],
+    ids=["some", "others"],
+)
+def test_services_are_killed_in_turn(engines: Stack, witness: Witness, killed: list[tuple[str, ...]]) -> None:
+    for victims in killed:
         before = time.monotonic()
         faults.kill(engines, *victims)
         faults.recovered(witness, before)

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -24,7 +25,7 @@ from flight_delays.infra import mongo
 from flight_delays.infra.kafka import ends
 from flight_delays.infra.topics import ensure_topics
 from flight_delays.model import registry
-from flight_delays.predictor import control, engine, events, handover, probe, timeouts
+from flight_delays.predictor import canary, control, engine, events, handover, probe, timeouts
 from flight_delays.predictor.control import Result
 from flight_delays.predictor.events import Kind
 from flight_delays.predictor.state import Action, Deployment, State, Wanted, change_state, read_state
@@ -291,11 +292,19 @@ def serving_index(engines: Stack, versions: tuple[str, str]) -> int:
     return versions.index(serving(engines).version)
 
 
-def test_a_model_that_does_not_answer_leaves_the_old_one_serving(engines: Stack, versions: tuple[str, str]) -> None:
-    before = serving(engines)
-    hasty = engines.settings.model_copy(update={"canary_timeout_seconds": 0.3})  # no new query is warm so soon
-    with pytest.raises(CanaryError, match=f"deployment {before.generation + 1} has not answered"):
-        reconcile(hasty, Action.DEPLOY, versions[1])
+def test_a_model_that_does_not_answer_leaves_the_old_one_serving(
+    engines: Stack, versions: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, prove = serving(engines), canary.prove
+
+    def hasty(settings: Settings, deployment: int, timeout_seconds: float, *more: Any) -> tuple[list[str], float]:
+        new = deployment > before.generation
+        return prove(settings, deployment, 0.1 if new else timeout_seconds, *more)  # no new query is warm so soon
+
+    with monkeypatch.context() as patch:
+        patch.setattr(canary, "prove", hasty)
+        with pytest.raises(CanaryError, match=f"deployment {before.generation + 1} has not answered"):
+            reconcile(engines.settings, Action.DEPLOY, versions[1])
     assert now(engines).serving == before
     assert not now(engines).in_progress
     assert (last(engines).Kind, last(engines).Version) == (Kind.CANARY_FAILED, versions[1])
@@ -375,7 +384,7 @@ def test_a_broker_that_is_away_is_named_and_the_query_left_alone(engines: Stack)
     assert reconcile(away, Action.STOP).result is Result.STOPPED, "a stop needs no Kafka"
 
 
-def test_the_watch_sees_what_was_left_half_done(engines: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_watch_sees_what_was_left_in_progress(engines: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     database = mongo.connect(engines.settings)
     state = now(engines)
     assert probe.probe(engines.settings) is None

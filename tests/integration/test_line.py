@@ -376,7 +376,7 @@ def only_the_last_months(line: Stack, months: int) -> Iterator[None]:
 def test_a_new_champion_replaces_the_query(line: Stack) -> None:
     old = registry.read_pointer(line.settings.models).champion
     with only_the_last_months(line, 2):
-        states = run_dag(line, DagId.TRAINING, {"trees": 3, "depth": 4, "holdout_months": 1, "force": True})
+        states = run_dag(line, DagId.TRAINING, {"trees": 8, "depth": 6, "holdout_months": 1, "force": True})
     assert states["run"] == "success"
     pointer = registry.read_pointer(line.settings.models)
     assert pointer.previous == old

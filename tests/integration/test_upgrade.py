@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from flight_delays.contract import Collection
@@ -68,7 +70,10 @@ def only_its_owner_may_use_spark(line: Stack) -> None:
         assert "wrong" not in str(caught.value)
     manager = line.supervisor.process()
     assert manager is not None
-    words = [word for process in manager.children(recursive=True) for word in process.cmdline()]
+    words = []
+    for process in manager.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it may end meanwhile
+            words += process.cmdline()
     assert "spark-internal" in words
     for secret in asdict(line.secrets).values():
         assert not any(secret in word for word in words), "any user may read it"

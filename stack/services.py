@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 from flight_delays.contract import CLIENT_ID
 from flight_delays.infra.files import write_private
+from flight_delays.infra.kafka import PARTITIONER, client_options
 from flight_delays.infra.mongo import CLIENT_OPTIONS
 from flight_delays.settings import LOOPBACK, PROJECT, Settings
 from stack import artifacts, state
@@ -154,7 +155,7 @@ def _kafka(settings: Settings) -> Service:
 def _kafka_ready(settings: Settings) -> None:
     from confluent_kafka.admin import AdminClient
 
-    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0})
+    client = AdminClient(client_options(settings))
     client.list_topics(timeout=2)
     _limit_clients(settings)
 
@@ -299,7 +300,7 @@ def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:
         "LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": home / "logs" / "dag_processor",
     }
     servers = {"bootstrap.servers": settings.kafka_bootstrap}
-    producer = {"client.id": CLIENT_ID, "partitioner": "consistent", "enable.idempotence": True}
+    producer = {"client.id": CLIENT_ID, "partitioner": PARTITIONER, "enable.idempotence": True}
     consumer = {"group.id": "flight_delay_predictor_health", "enable.auto.commit": False, "auto.offset.reset": "latest"}
     spark = {"deploy-mode": "client", "spark-binary": "spark-submit"}
     connections = {

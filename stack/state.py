@@ -114,9 +114,10 @@ def finish_restore(settings: Settings) -> None:
 
     from flight_delays.answers.sink import GROUP
     from flight_delays.infra import mongo
+    from flight_delays.infra.kafka import client_options
     from flight_delays.predictor.state import change_state, read_state
 
-    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0})
+    admin = AdminClient(client_options(settings))
     # A sink that was killed counts as a member of its group for some seconds.
     for attempt in Retrying(
         retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(30), wait=wait_fixed(0.5), reraise=True
@@ -129,7 +130,7 @@ def finish_restore(settings: Settings) -> None:
                     raise
     with mongo.database(settings) as db:
         found = read_state(db)
-        sessions = [*found.retiring, *(each.session_id for each in (found.candidate, found.serving) if each)]
+        sessions = [*found.retiring, *(each.session_id for each in found.deployments)]
         retiring = sessions if settings.spark_connect_is_external else ()  # there, their queries may still run
         change_state(db, found, serving=None, candidate=None, retiring=tuple(retiring))
     (settings.home / RESTORED_IN_PART).unlink()

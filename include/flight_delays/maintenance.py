@@ -69,7 +69,7 @@ def prune_checkpoints(
 
     folders = [path for path in checkpoints.iterdir() if path.is_dir()] if checkpoints.is_dir() else []
     state = read_state(db)
-    used = {deployment.checkpoint for deployment in (state.serving, state.candidate) if deployment}
+    used = {deployment.checkpoint for deployment in state.deployments}
     limit = time.time() - days * 86_400
     old = sorted(path for path in folders if path.name not in used and _last_written(path) < limit)
     for path in [] if dry_run else old:

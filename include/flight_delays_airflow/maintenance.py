@@ -78,7 +78,7 @@ def models(params: dict[str, Any]) -> str:
     settings = get_settings()
     with database() as db:
         state = read_state(db)
-    deployed = {deployment.version for deployment in (state.serving, state.candidate) if deployment}
+    deployed = {deployment.version for deployment in state.deployments}
     removed = registry.prune(settings.models, params["models"], deployed, dry_run=params["dry_run"])
     return _report(removed, "model versions", dry_run=params["dry_run"])
 

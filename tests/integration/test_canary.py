@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
+from flight_delays.contract import ANSWER_PLACE
 from flight_delays.errors import CanaryError
 from flight_delays.infra.kafka import ends, first_messages
-from flight_delays.predictor import canary
+from flight_delays.predictor import canary, workload
 from tests.conftest import Stack
 from tests.integration.line import compressed, create_topic, put_bomb, until
 
@@ -65,6 +66,7 @@ def topics(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Topics:
     found = Topics(stack)
     monkeypatch.setattr(canary, "REQUEST_TOPIC", found.request)
     monkeypatch.setattr(canary, "RESPONSE_TOPIC", found.response)
+    monkeypatch.setattr(workload, "PLACES", {found.response: ANSWER_PLACE})
     return found
 
 

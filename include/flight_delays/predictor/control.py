@@ -277,7 +277,7 @@ class _Run:
         if self.state.wanted is Wanted.STOPPED and not self.state.in_progress:
             return Outcome(Result.UNCHANGED, None, "is stopped")
         serving = self.state.serving
-        leftovers = [d.session_id for d in (self.state.candidate, serving) if d is not None]
+        leftovers = [d.session_id for d in self.state.deployments]
         retiring = (*self.state.retiring, *leftovers)
         self._change(wanted=Wanted.STOPPED, retiring=retiring, **self._drop_candidate(self.state.candidate))
         self._clear_up()

@@ -118,6 +118,11 @@ class State(BaseModel):
     gaps: tuple[Gap, ...] = ()
 
     @property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """Those whose model, checkpoint and session are in use: the candidate and the serving one, where there are."""
+        return tuple(each for each in (self.candidate, self.serving) if each is not None)
+
+    @property
     def in_progress(self) -> bool:
         """Whether a run is at work, or was killed before its end."""
         return self.candidate is not None or bool(self.retiring)

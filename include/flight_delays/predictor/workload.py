@@ -85,7 +85,7 @@ def read_answer(message: Message) -> Answer | None:
     if message.error() is not None:
         return None
     fields = read_fields(message.value())
-    partition_field, offset_field = PLACES.get(message.topic(), ANSWER_PLACE)
+    partition_field, offset_field = PLACES[message.topic()]
     partition, deployment = fields.get(partition_field), fields.get("Deployment", 0)
     offset, uuid = fields.get(offset_field), fields.get("UUID")
     if type(partition) is not int or type(deployment) is not int:

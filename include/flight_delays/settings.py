@@ -16,9 +16,20 @@ from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -56,6 +67,9 @@ _ADDRESSES = {
 """The pattern of each setting that is an address, and an example."""
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
 class SettingsError(ValueError):
     """Settings that cannot be: each by its variable's name, with the values it accepts."""
 
@@ -63,174 +77,116 @@ class SettingsError(ValueError):
 class Settings(BaseSettings):
     """Everything that differs between two installations. Ports hold the final number, offset included."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, populate_by_name=True, use_attribute_docstrings=True
+    )
 
-    home: Path = Field(default=PROJECT / "var", description="Folder of all state")
+    home: Path = Field(PROJECT / "var", description="Folder of all state")
     # Above, MongoDB's port would be among those from which Linux makes outgoing connections (32768 and up): while a
     # service restarts, a client that looks for it there would sooner or later take its port, and hold it.
-    port_offset: int = Field(
-        default=0, ge=0, le=5_700, description="Number added to every port, so that two stacks can run side by side"
-    )
+    port_offset: int = Field(0, ge=0, le=5_700)
+    """Number added to every port, so that two stacks can run side by side."""
 
-    web_bind: str = Field(default=LOOPBACK, description="Address on which the web app listens; `::` for all addresses")
-    web_hosts: str = Field(
-        default="",
-        description="Host names, besides `localhost`, by which browsers reach the web app, e.g. a proxy's: "
-        "`flights.example,.cloudshell.dev` (`.name`: the domain and all below it). The web app refuses other names. "
-        "Addresses need no entry",
-    )
-    port_web: int = Field(default=5000, description="Web app")
-    port_airflow: int = Field(default=9090, description="Airflow's UI and API")
-    port_airflow_execution: int = Field(default=9091, description="Airflow's API for its tasks")
-    port_spark_ui: int = Field(default=8080, description="Spark UI of the Spark Connect server")
-    port_kafka: int = Field(default=9092, description="Kafka")
-    port_kafka_controller: int = Field(default=9093, description="Kafka's KRaft controller")
-    port_mongo: int = Field(default=27017, description="MongoDB")
-    port_spark_connect: int = Field(default=15002, description="Spark Connect")
-    port_supervisor: int = Field(default=9001, description="Process manager")
+    web_bind: str = Field(LOOPBACK, description="Address on which the web app listens; `::` for all addresses")
+    web_hosts: str = ""
+    """Host names, besides `localhost`, by which browsers reach the web app, e.g. a proxy's:
+    `flights.example,.cloudshell.dev` (`.name`: the domain and all below it). The web app refuses other names.
+    Addresses need no entry."""
+    port_web: int = Field(5000, description="Web app")
+    port_airflow: int = Field(9090, description="Airflow's UI and API")
+    port_airflow_execution: int = Field(9091, description="Airflow's API for its tasks")
+    port_spark_ui: int = Field(8080, description="Spark UI of the Spark Connect server")
+    port_kafka: int = Field(9092, description="Kafka")
+    port_kafka_controller: int = Field(9093, description="Kafka's KRaft controller")
+    port_mongo: int = Field(27017, description="MongoDB")
+    port_spark_connect: int = Field(15002, description="Spark Connect")
+    port_supervisor: int = Field(9001, description="Process manager")
 
-    kafka_bootstrap: str = Field(
-        default="", description="Kafka brokers, `host:port`, separated by commas; empty: the embedded broker"
-    )
-    mongo_uri: str = Field(
-        default="",
-        validation_alias=AliasChoices("MONGO_URI", "mongo_uri"),
-        description="URI of your MongoDB; empty: a `mongod` on the PATH, else the embedded server",
-    )
-    spark_connect_url: str = Field(
-        default="", description="Spark Connect server, `sc://host:port`; empty: the embedded server"
-    )
-    spark_ui_url: str = Field(
-        default="", description="Spark UI to which links lead, `http://host:port`; empty: the embedded server's"
-    )
-    spark_master: str = Field(default="local[2]", description="Spark master of the training job")
-    spark_driver_memory: str = Field(default="2g", description="Heap of the training job's driver")
+    kafka_bootstrap: str = ""
+    """Kafka brokers, `host:port`, separated by commas; empty: the embedded broker."""
+    mongo_uri: str = Field("", validation_alias=AliasChoices("MONGO_URI", "mongo_uri"))
+    """URI of your MongoDB; empty: a `mongod` on the PATH, else the embedded server."""
+    spark_connect_url: str = Field("", description="Spark Connect server, `sc://host:port`; empty: the embedded server")
+    spark_ui_url: str = ""
+    """Spark UI to which links lead, `http://host:port`; empty: the embedded server's."""
+    spark_master: str = Field("local[2]", description="Spark master of the training job")
+    spark_driver_memory: str = Field("2g", description="Heap of the training job's driver")
 
-    max_calibration_error: float = Field(
-        default=0.03,
-        gt=0,
-        le=1,
-        description="Maximum calibration error on the holdout; a new model above it is not promoted",
-    )
-    require_approval: bool = Field(
-        default=False, description='Whether a person approves each new model in Airflow ("Required Actions")'
-    )
-    approval_hours: float = Field(
-        default=72, gt=0, description="Timeout for the approval in hours; a model without an answer is not promoted"
-    )
+    max_calibration_error: Share = 0.03
+    """Maximum calibration error on the holdout; a new model above it is not promoted."""
+    require_approval: bool = False
+    """Whether a person approves each new model in Airflow ("Required Actions")."""
+    approval_hours: PositiveFloat = 72
+    """Timeout for the approval in hours; a model without an answer is not promoted."""
 
-    notify_email: str = Field(
-        default="", description="Address that gets a mail when a task has failed for good; empty: no mail"
-    )
-    notify_from: str = Field(default="airflow@localhost", description="Sender of that mail")
-    smtp_url: str = Field(
-        default="smtp://127.0.0.1:25",
-        description="Mail server: `smtp://host:port`, or with TLS `smtps://LOGIN@host:port`, where LOGIN is the user, "
-        "a colon and the password",
-    )
+    notify_email: str = ""
+    """Address that gets a mail when a task has failed for good; empty: no mail."""
+    notify_from: str = Field("airflow@localhost", description="Sender of that mail")
+    smtp_url: str = "smtp://127.0.0.1:25"
+    """Mail server: `smtp://host:port`, or with TLS `smtps://LOGIN@host:port`, where LOGIN is the user, a colon and
+    the password."""
 
-    mlflow_tracking_uri: str = Field(
-        default="",
-        validation_alias=AliasChoices("MLFLOW_TRACKING_URI", "mlflow_tracking_uri"),
-        description="MLflow server that gets a copy of runs and verdicts; needs "
-        "`.venv/bin/uv pip install --group mlflow -c requirements-dev.lock`; empty: no copy",
-    )
+    mlflow_tracking_uri: str = Field("", validation_alias=AliasChoices("MLFLOW_TRACKING_URI", "mlflow_tracking_uri"))
+    """MLflow server that gets a copy of runs and verdicts; needs `.venv/bin/uv pip install --group mlflow -c
+    requirements-dev.lock`; empty: no copy."""
 
-    topic_partitions: int = Field(
-        default=2, ge=1, le=64, description="Number of partitions of each topic, used when the topic is created"
-    )
-    topic_retention_days: float = Field(
-        default=7, gt=0, description="Retention of messages on Kafka in days, used when the topic is created"
-    )
-    topic_replication: int = Field(default=1, ge=1, description="Replication factor of each topic")
+    topic_partitions: int = Field(2, ge=1, le=64)
+    """Number of partitions of each topic, used when the topic is created."""
+    topic_retention_days: PositiveFloat = 7
+    """Retention of messages on Kafka in days, used when the topic is created."""
+    topic_replication: PositiveInt = Field(1, description="Replication factor of each topic")
 
-    bts_url: str = Field(
-        default=BTS_URL, description="Monthly files of the source `bts`: URL or path with `{year}` and `{month}`"
-    )
-    max_month_shift: float = Field(
-        default=0.3,
-        gt=0,
-        le=1,
-        description="Maximum distance (0..1) of a month's distributions from the month before; a month above it is "
-        "held back",
-    )
-    min_month_rows: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="Minimum rows of a month, as a share of the month before; a month below it is held back",
-    )
+    bts_url: str = BTS_URL
+    """Monthly files of the source `bts`: URL or path with `{year}` and `{month}`."""
+    max_month_shift: Share = 0.3
+    """Maximum distance (0..1) of a month's distributions from the month before; a month above it is held back."""
+    min_month_rows: float = Field(0.5, ge=0, le=1)
+    """Minimum rows of a month, as a share of the month before; a month below it is held back."""
 
-    trigger: Literal["realtime", "microbatch"] = Field(
-        default="realtime",
-        description="Mode of the streaming query: `realtime`, or `microbatch`, Spark's classic mode",
-    )
-    realtime_batch_seconds: int = Field(
-        default=300,
-        ge=5,
-        description="Length of a real-time batch in seconds; at its end Spark writes its checkpoint, and requests wait "
-        "half a second",
-    )
-    canary_timeout_seconds: float = Field(default=90, gt=0, description="Timeout for a canary's answer in seconds")
-    canary_retention_hours: float = Field(default=24, gt=0, description="Retention of canaries in hours")
+    trigger: Literal["realtime", "microbatch"] = "realtime"
+    """Mode of the streaming query: `realtime`, or `microbatch`, Spark's classic mode."""
+    realtime_batch_seconds: int = Field(300, ge=5)
+    """Length of a real-time batch in seconds; at its end Spark writes its checkpoint, and requests wait half a
+    second."""
+    canary_timeout_seconds: PositiveFloat = Field(90, description="Timeout for a canary's answer in seconds")
+    canary_retention_hours: PositiveFloat = Field(24, description="Retention of canaries in hours")
 
-    web_workers: int = Field(default=1, ge=1, description="Number of processes of the web app")
-    web_threads: int = Field(
-        default=64, ge=4, description="Number of threads of each process; long polls hold three quarters at most"
-    )
-    min_free_disk_mib: int = Field(
-        default=512,
-        ge=0,
-        description="Minimum free space in MiB on the disks of the state, Kafka and MongoDB (on a disk below 10 GiB: "
-        "5 %); below it the web app answers 503 (`disk_full`); 0: no minimum",
-    )
-    web_rate_limit: str = Field(
-        default="",
-        description="Maximum number of flights that one client may submit, e.g. `30/minute`; above it the web app "
-        "answers 429; empty: no limit. A client is the address at the other end of the connection: behind a proxy or "
-        "Docker's port forwarding, all clients may share one address. Each process counts alone: with two processes, "
-        "up to twice as many flights pass",
-    )
+    web_workers: PositiveInt = Field(1, description="Number of processes of the web app")
+    web_threads: int = Field(64, ge=4)
+    """Number of threads of each process; long polls hold three quarters at most."""
+    min_free_disk_mib: NonNegativeInt = 512
+    """Minimum free space in MiB on the disks of the state, Kafka and MongoDB (on a disk below 10 GiB: 5 %); below
+    it the web app answers 503 (`disk_full`); 0: no minimum."""
+    web_rate_limit: str = ""
+    """Maximum number of flights that one client may submit, e.g. `30/minute`; above it the web app answers 429;
+    empty: no limit. A client is the address at the other end of the connection: behind a proxy or Docker's port
+    forwarding, all clients may share one address. Each process counts alone: with two processes, up to twice as
+    many flights pass."""
 
-    sink_batch_size: int = Field(default=500, ge=1, description="Maximum number of messages in one write of the sink")
-    sink_commit_delay_seconds: float = Field(
-        default=3,
-        ge=0,
-        description="Delay in seconds between the sink's write and its commit of the offsets; the store needs this "
-        "time to write to disk",
-    )
-    ivy_settings: str = Field(
-        default="", description="Ivy settings file for a mirror of Maven Central, or for a proxy with a password"
-    )
+    sink_batch_size: PositiveInt = Field(500, description="Maximum number of messages in one write of the sink")
+    sink_commit_delay_seconds: NonNegativeFloat = 3
+    """Delay in seconds between the sink's write and its commit of the offsets; the store needs this time to write
+    to disk."""
+    ivy_settings: str = ""
+    """Ivy settings file for a mirror of Maven Central, or for a proxy with a password."""
 
-    answer_retention_days: float = Field(default=90, gt=0, description="Retention of answers in days")
-    drift_alarm: float = Field(
-        default=0,
-        ge=0,
-        le=1,
-        description="Maximum distance (0..1) of requests from the training data; above it `flight_delay_drift` fails; "
-        "0: it never fails",
-    )
-    replay_retention_days: float = Field(default=30, gt=0, description="Retention of replays and their scores in days")
-    rejected_retention_days: float = Field(default=30, gt=0, description="Retention of rejected messages in days")
-    event_retention_days: float = Field(default=90, gt=0, description="Retention of the predictor's events in days")
-    models_kept: int = Field(
-        default=10, ge=1, description="Number of newest model versions to keep, besides the versions in use"
-    )
-    checkpoint_retention_days: float = Field(
-        default=7, gt=0, description="Retention of a replaced deployment's checkpoint in days"
-    )
-    download_retention_days: float = Field(
-        default=30, gt=0, description="Retention of downloads in days after their last use"
-    )
-    log_retention_days: float = Field(default=14, gt=0, description="Retention of Airflow's logs in days")
-    airflow_retention_days: float = Field(
-        default=90, ge=1, description="Retention of runs in Airflow's database in days"
-    )
-
-    health_retention_days: float = Field(
-        default=3, ge=1, description="Retention of the health check's successful runs in Airflow's database, in days"
-    )
+    answer_retention_days: PositiveFloat = Field(90, description="Retention of answers in days")
+    drift_alarm: float = Field(0, ge=0, le=1)
+    """Maximum distance (0..1) of requests from the training data; above it `flight_delay_drift` fails; 0: it never
+    fails."""
+    replay_retention_days: PositiveFloat = Field(30, description="Retention of replays and their scores in days")
+    rejected_retention_days: PositiveFloat = Field(30, description="Retention of rejected messages in days")
+    event_retention_days: PositiveFloat = Field(90, description="Retention of the predictor's events in days")
+    models_kept: PositiveInt = 10
+    """Number of newest model versions to keep, besides the versions in use."""
+    checkpoint_retention_days: PositiveFloat = 7
+    """Retention of a replaced deployment's checkpoint in days."""
+    download_retention_days: PositiveFloat = 30
+    """Retention of downloads in days after their last use."""
+    log_retention_days: PositiveFloat = Field(14, description="Retention of Airflow's logs in days")
+    airflow_retention_days: float = Field(90, ge=1, description="Retention of runs in Airflow's database in days")
+    health_retention_days: float = Field(3, ge=1)
+    """Retention of the health check's successful runs in Airflow's database, in days."""
 
     @field_validator("web_rate_limit")
     @classmethod
@@ -275,11 +231,20 @@ class Settings(BaseSettings):
         for name in ("port_web", "port_airflow", "port_spark_ui"):
             if (port := getattr(self, name)) in BROWSERS_REFUSE:
                 raise ValueError(f"{variable_of(name)}: browsers refuse port {port}; choose another, or another offset")
-        set_field(self, "kafka_bootstrap", self.kafka_bootstrap or f"{LOOPBACK}:{self.port_kafka}")
-        set_field(self, "mongo_uri", self.mongo_uri or f"mongodb://{LOOPBACK}:{self.port_mongo}/")
-        set_field(self, "spark_ui_url", self.spark_ui_url or f"http://{LOOPBACK}:{self.port_spark_ui}")
-        set_field(self, "spark_connect_url", self.spark_connect_url or self._embedded_spark_connect)
+        for name, address in self._embedded.items():
+            set_field(self, name, getattr(self, name) or address)
         return self
+
+    @property
+    def _embedded(self) -> dict[str, str]:
+        """The addresses of the embedded servers."""
+        return {
+            "kafka_bootstrap": f"{LOOPBACK}:{self.port_kafka}",
+            "mongo_uri": f"mongodb://{LOOPBACK}:{self.port_mongo}/",
+            "spark_ui_url": f"http://{LOOPBACK}:{self.port_spark_ui}",
+            # By this name alone, the client sends a token without TLS.
+            "spark_connect_url": f"sc://localhost:{self.port_spark_connect}",
+        }
 
     @property
     def web_address(self) -> str:
@@ -308,21 +273,17 @@ class Settings(BaseSettings):
     @property
     def mongo_is_external(self) -> bool:
         """Whether the user named a MongoDB of their own (`MONGO_URI`): then none is started."""
-        return self.mongo_uri != f"mongodb://{LOOPBACK}:{self.port_mongo}/"
+        return self.mongo_uri != self._embedded["mongo_uri"]
 
     @property
     def kafka_is_external(self) -> bool:
         """Whether the user named brokers of their own (`FLIGHTS_KAFKA_BOOTSTRAP`)."""
-        return self.kafka_bootstrap != f"{LOOPBACK}:{self.port_kafka}"
+        return self.kafka_bootstrap != self._embedded["kafka_bootstrap"]
 
     @property
     def spark_connect_is_external(self) -> bool:
         """Whether the user named a Spark Connect server of their own (`FLIGHTS_SPARK_CONNECT_URL`)."""
-        return self.spark_connect_url != self._embedded_spark_connect
-
-    @property
-    def _embedded_spark_connect(self) -> str:
-        return f"sc://localhost:{self.port_spark_connect}"  # by this name alone, the client sends a token without TLS
+        return self.spark_connect_url != self._embedded["spark_connect_url"]
 
     @property
     def spark_connect_token(self) -> str | None:

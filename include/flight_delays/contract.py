@@ -12,10 +12,8 @@ import json
 import re
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Final, NamedTuple, Self
-from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -80,24 +78,21 @@ class Collection(StrEnum):
 # --- What is predicted -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """One class of arrival delay: `lower` <= delay < `upper`, both in minutes."""
+class Bucket(NamedTuple):
+    """One class of arrival delay."""
 
     prediction: int
     label: str
-    lower: float
-    upper: float
 
 
-SPLITS: Final = (float("-inf"), -15.0, 0.0, 30.0, float("inf"))
-_LABELS: Final = (
-    "Early (15+ Minutes Early)",
-    "Slightly Early (0-15 Minute Early)",
-    "Slightly Late (0-30 Minute Delay)",
-    "Very Late (30+ Minutes Late)",
+BUCKETS: Final = (
+    Bucket(0, "Early (15+ Minutes Early)"),
+    Bucket(1, "Slightly Early (0-15 Minute Early)"),
+    Bucket(2, "Slightly Late (0-30 Minute Delay)"),
+    Bucket(3, "Very Late (30+ Minutes Late)"),
 )
-BUCKETS: Final = tuple(Bucket(i, label, SPLITS[i], SPLITS[i + 1]) for i, label in enumerate(_LABELS))
+SPLITS: Final = (float("-inf"), -15.0, 0.0, 30.0, float("inf"))
+"""The borders of the buckets in minutes; a delay on a border is in the bucket above it."""
 
 # --- What is valid ---------------------------------------------------------------------------------------------
 
@@ -151,7 +146,7 @@ def parse_timestamp(value: str) -> dt.datetime:
 
     Digits beyond microseconds are cut. Raises ValueError where it is no such time.
     """
-    moment = dt.datetime.fromisoformat(re.sub(r"([.][0-9]{6})[0-9]+", r"\1", value))
+    moment = dt.datetime.fromisoformat(value)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)
     try:
@@ -185,17 +180,18 @@ DATE_RANGE_SCHEMA: Final[dict[str, Any]] = {
 }
 _TIME_RANGE_SCHEMA: Final[dict[str, Any]] = {**DATE_RANGE_SCHEMA, "format": "date-time"}
 
+
+def _number(lowest: float, highest: float, description: str, **more: Any) -> Any:
+    return Field(ge=lowest, le=highest, allow_inf_nan=False, description=description, **more)
+
+
 CarrierCode = Annotated[str, Field(pattern=CARRIER_PATTERN, description="IATA code of the carrier, e.g. AA")]
 AirportCode = Annotated[str, Field(pattern=AIRPORT_PATTERN, description="IATA code of the airport, e.g. ATL")]
 FlightNumber = Annotated[str, Field(pattern=FLIGHT_NUMBER_PATTERN)]
 HHMM = Annotated[str, Field(pattern=HHMM_PATTERN, description="Local wall-clock time, HHMM")]
 FlightDay = Annotated[
     str,
-    Field(
-        pattern=DATE_PATTERN,
-        description="Local date of departure, YYYY-MM-DD",
-        json_schema_extra=DATE_RANGE_SCHEMA,
-    ),
+    Field(pattern=DATE_PATTERN, description="Local date of departure, YYYY-MM-DD", json_schema_extra=DATE_RANGE_SCHEMA),
     AfterValidator(_real_date),
 ]
 UtcTime = Annotated[
@@ -203,24 +199,8 @@ UtcTime = Annotated[
     Field(pattern=TIMESTAMP_PATTERN, description="Time in UTC, ISO 8601", json_schema_extra=_TIME_RANGE_SCHEMA),
     AfterValidator(_real_timestamp),
 ]
-Minutes = Annotated[
-    float,
-    Field(
-        ge=DELAY_MINUTES[0],
-        le=DELAY_MINUTES[1],
-        allow_inf_nan=False,
-        description="Delay in minutes; early is negative",
-    ),
-]
-Miles = Annotated[
-    float,
-    Field(
-        ge=DISTANCE_MILES[0],
-        le=DISTANCE_MILES[1],
-        allow_inf_nan=False,
-        description="Distance in statute miles",
-    ),
-]
+Minutes = Annotated[float, _number(*DELAY_MINUTES, "Delay in minutes; early is negative")]
+Miles = Annotated[float, _number(*DISTANCE_MILES, "Distance in statute miles")]
 RequestId = Annotated[
     str,
     Field(pattern=UUID_PATTERN, description="The request's UUID; lower case in every answer"),
@@ -248,30 +228,28 @@ class Pair(Message):
         return self
 
 
-def _measured(lowest: float, highest: float, description: str) -> Any:
-    """An optional number; the limits are physical ones, somewhat beyond the records ever measured."""
-    return Field(default=None, ge=lowest, le=highest, allow_inf_nan=False, description=description)
-
-
 class DepartureConditions(Message):
     """What is known at departure beside the flight itself, where it is known: absent is unknown.
 
     The weather is that of the scheduled departure's local hour at the origin. A gain is the mean of arrival delay minus
-    departure delay, over the flights into `Dest` on days before `FlightDate`.
+    departure delay, over the flights into `Dest` on days before `FlightDate`. The limits are physical ones, somewhat
+    beyond the records ever measured.
     """
 
     CRSDepTime: HHMM | None = Field(default=None, description="Scheduled departure, local wall-clock time, HHMM")
     CRSArrTime: HHMM | None = Field(default=None, description="Scheduled arrival, local wall-clock time, HHMM")
-    OriginTemperature: float | None = _measured(-100, 150, "At the origin, in degrees Fahrenheit")
-    OriginHumidity: float | None = _measured(0, 100, "At the origin, relative, in percent")
-    OriginWindDirection: float | None = _measured(0, 360, "At the origin, where it blows from, in degrees")
-    OriginWindSpeed: float | None = _measured(0, 250, "At the origin, in miles per hour")
-    OriginWindGust: float | None = _measured(0, 300, "At the origin, in miles per hour")
-    OriginPrecipitation: float | None = _measured(0, 20, "At the origin, in inches an hour")
-    OriginPressure: float | None = _measured(800, 1100, "At the origin, of the sea level, in millibars")
-    OriginVisibility: float | None = _measured(0, 200, "At the origin, in miles")
-    DestGainYesterday: float | None = _measured(*GAIN_MINUTES, "On the day before FlightDate, in minutes")
-    DestGain7Days: float | None = _measured(*GAIN_MINUTES, "On the seven days before FlightDate, in minutes")
+    OriginTemperature: float | None = _number(-100, 150, "At the origin, in degrees Fahrenheit", default=None)
+    OriginHumidity: float | None = _number(0, 100, "At the origin, relative, in percent", default=None)
+    OriginWindDirection: float | None = _number(0, 360, "At the origin, where it blows from, in degrees", default=None)
+    OriginWindSpeed: float | None = _number(0, 250, "At the origin, in miles per hour", default=None)
+    OriginWindGust: float | None = _number(0, 300, "At the origin, in miles per hour", default=None)
+    OriginPrecipitation: float | None = _number(0, 20, "At the origin, in inches an hour", default=None)
+    OriginPressure: float | None = _number(800, 1100, "At the origin, of the sea level, in millibars", default=None)
+    OriginVisibility: float | None = _number(0, 200, "At the origin, in miles", default=None)
+    DestGainYesterday: float | None = _number(*GAIN_MINUTES, "On the day before FlightDate, in minutes", default=None)
+    DestGain7Days: float | None = _number(
+        *GAIN_MINUTES, "On the seven days before FlightDate, in minutes", default=None
+    )
 
 
 WEATHER: Final = tuple(name for name in DepartureConditions.model_fields if name.startswith("Origin"))
@@ -412,7 +390,11 @@ def read_request(value: bytes | None, key: bytes | None = None) -> Request:
     if text.count("{") + text.count("[") > MAX_BRACKETS:
         raise ValueError(f"more than {MAX_BRACKETS} objects and arrays")
     found = json.loads(
-        text, object_pairs_hook=_names_once, parse_constant=_no_constant, parse_int=_integer, parse_float=_decimal
+        text,
+        object_pairs_hook=_names_once,
+        parse_constant=_no_constant,
+        parse_int=lambda number: int(_short(number)),
+        parse_float=lambda number: float(_short(number)),
     )
     if not isinstance(found, dict):
         raise ValueError("a JSON object is expected")
@@ -462,14 +444,6 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-def _integer(text: str) -> int:
-    return int(_short(text))
-
-
-def _decimal(text: str) -> float:
-    return float(_short(text))
-
-
 def _short(number: str) -> str:
     digits = sum(map(str.isdigit, number)) - number.lstrip("-").startswith("0")  # as Jackson counts
     if digits > MAX_NUMBER_DIGITS:
@@ -488,7 +462,7 @@ def read_fields(value: bytes | None) -> dict[str, Any]:
 
 def is_uuid(text: str) -> bool:
     """Whether the text is a UUID in its usual form of 36 characters, in either case."""
-    return re.fullmatch(UUID_PATTERN[1:-1], text) is not None and bool(UUID(text))
+    return re.fullmatch(UUID_PATTERN, text) is not None
 
 
 def rejected_id(topic: str, partition: int, offset: int) -> str:

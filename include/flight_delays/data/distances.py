@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
 PAIRS_FILE: Final = airports.REFERENCE / "origin_dest_distances.jsonl"
-_BATCH: Final = 1_000
 _MAX_BYTES: Final = 64 << 20
 _SHOWN_ERRORS: Final = 10
 
@@ -61,9 +60,8 @@ def with_flown_pairs(pairs: Iterable[Pair], records_dir: Path) -> list[Pair]:
     from flight_delays.data.records import read_manifest
 
     manifest = read_manifest(records_dir)
-    merged = {(pair.Origin, pair.Dest): pair for pair in (manifest.pairs if manifest else ())}
-    merged.update({(pair.Origin, pair.Dest): pair for pair in pairs})
-    return list(merged.values())
+    flown = manifest.pairs if manifest else ()
+    return list({(pair.Origin, pair.Dest): pair for pair in (*flown, *pairs)}.values())
 
 
 def import_distances(collection: MongoCollection[dict[str, Any]], pairs: Iterable[Pair]) -> dict[str, int]:
@@ -86,11 +84,8 @@ def import_distances(collection: MongoCollection[dict[str, Any]], pairs: Iterabl
         UpdateOne({"Origin": pair.Origin, "Dest": pair.Dest}, {"$set": {"Distance": pair.Distance}}, upsert=True)
         for pair in pairs
     ]
-    counts = {"pairs": len(writes), "inserted": 0, "changed": 0}
-    for start in range(0, len(writes), _BATCH):
-        result = collection.bulk_write(writes[start : start + _BATCH], ordered=False)
-        counts["inserted"] += result.upserted_count
-        counts["changed"] += result.modified_count
+    done = collection.bulk_write(writes, ordered=False)
+    counts = {"pairs": len(writes), "inserted": done.upserted_count, "changed": done.modified_count}
     return counts | {"total": collection.count_documents({})}
 
 

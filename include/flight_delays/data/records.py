@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import BaseModel
 
 from flight_delays.contract import DagId, DateParts, Pair
-from flight_delays.data.sources import NUMBERS, TEXTS, SourceName, month_name, month_range
+from flight_delays.data.sources import NUMBERS, TEXTS, SourceName
 from flight_delays.errors import DataError
 from flight_delays.infra import files
 from flight_delays.infra.files import move_durably, read_json, write_atomically
@@ -111,7 +111,8 @@ def read_flights(records_dir: Path, first: dt.date, last: dt.date, columns: list
     if not (paths := month_files(records_dir)):
         return pd.DataFrame(columns=columns)
     between = [("FlightDate", ">=", first), ("FlightDate", "<=", last)]
-    return parquet.read_table([str(path) for path in paths], columns=columns, filters=between).to_pandas().dropna()
+    table = parquet.read_table([str(path) for path in paths], columns=columns, filters=between)
+    return table.to_pandas().dropna()  # type: ignore[no-any-return]
 
 
 def sweep(records_dir: Path, *, dry_run: bool = False) -> list[str]:
@@ -230,8 +231,9 @@ def months_there(source: str, records_dir: Path | None = None) -> list[str]:
 
 def months_since(today: dt.date, records_dir: Path | None = None) -> str | None:
     """The months of `bts` that have ended since the last one published, as a range; None where there is none."""
-    there = months_there(SourceName.BTS, records_dir)
-    if not there:
+    import pandas as pd
+
+    if not (there := months_there(SourceName.BTS, records_dir)):
         return None
-    first, last = month_range(there[-1])[0] + 1, today.year * 12 + today.month - 2
-    return f"{month_name(first)}..{month_name(last)}" if first <= last else None
+    ended = pd.period_range(there[-1], pd.Period(today, "M") - 1, freq="M")[1:]
+    return f"{ended[0]}..{ended[-1]}" if len(ended) else None

@@ -125,12 +125,12 @@ def _split_by_month(chunks: Iterable[Chunk], staging: Path, counts: Counter[str]
     return [staging / f"{month}.part" for month in sorted(writers)]
 
 
-def _within(chunk: Chunk, limit: tuple[int, int] | None) -> Chunk:
+def _within(chunk: Chunk, limit: pd.PeriodIndex | None) -> Chunk:
     """The rows in the months asked for; a row whose date is unreadable stays, to be rejected."""
     if limit is None:
         return chunk
     date = chunk.rows["FlightDate"]
-    inside = (date.dt.year * 12 + date.dt.month - 1).between(*limit) | date.isna()
+    inside = date.dt.to_period("M").isin(limit) | date.isna()
     return Chunk(chunk.rows[inside], chunk.raw[inside], chunk.status[inside])
 
 

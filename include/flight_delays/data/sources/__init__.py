@@ -112,26 +112,21 @@ def split(params: Mapping[str, Any], there: Collection[str] = ()) -> list[dict[s
         return [dict(params)]
     if not params.get("months"):
         raise DataError('source bts needs months, e.g. "2013-01..2013-12"')
-    first, last = month_range(params["months"])
-    months = map(month_name, range(first, last + 1))
+    months = map(str, month_range(params["months"]))
     return [{**params, "months": month} for month in months if params.get("force") or month not in there]
 
 
-def month_range(months: str) -> tuple[int, int]:
-    """First and last month of "2013-01" or "2013-01..2013-03", counted as year * 12 + month - 1."""
-    found = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])(?:\.\.(\d{4})-(0[1-9]|1[0-2]))?", months.strip())
-    if not found:
+def month_range(months: str) -> pd.PeriodIndex:
+    """The months of "2013-01" or "2013-01..2013-03"."""
+    import pandas as pd
+
+    first, _, last = months.strip().partition("..")
+    if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])(\.\.\d{4}-(0[1-9]|1[0-2]))?", months.strip()):
         raise DataError(f'months {months!r}: expected "2013-01", or "2013-01..2013-03" for a range')
-    first = int(found[1]) * 12 + int(found[2]) - 1
-    last = int(found[3]) * 12 + int(found[4]) - 1 if found[3] else first
-    if last < first:
+    found = pd.period_range(first, last or first, freq="M")
+    if found.empty:
         raise DataError(f"months {months!r}: the last month is before the first")
-    return first, last
-
-
-def month_name(number: int) -> str:
-    """The twin of `month_range`: "2013-01" for 2013 * 12."""
-    return f"{number // 12:04}-{number % 12 + 1:02}"
+    return found
 
 
 def status_of(departure_delay: pd.Series[float], arrival_delay: pd.Series[float]) -> pd.Series[str]:

@@ -53,26 +53,6 @@ def test_the_mean_over_rows_not_over_bins():
     assert scores.calibration_error == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize(
-    "probabilities",
-    [
-        np.full((4, 3), 1 / 3),
-        np.full((3, 4), 0.25),
-        np.full((4, 4), 0.3),
-        np.full((4, 4), np.nan),
-        np.array([[1.5, -0.5, 0, 0]] * 4),
-    ],
-)
-def test_what_is_no_distribution_over_four_buckets_is_refused(probabilities):
-    with pytest.raises(ValueError, match=r"probabilities have shape|no distribution"):
-        metrics.score(LABELS, probabilities)
-
-
-def test_no_rows_are_refused():
-    with pytest.raises(ValueError, match="at least one row"):
-        metrics.score(np.array([], dtype=int), np.empty((0, 4)))
-
-
 def test_baselines_are_the_frequencies_in_training():
     labels = np.array([0, 0, 1, 3])
     assert metrics.commonest_bucket(labels).tolist() == [0.5, 0.25, 0, 0.25]

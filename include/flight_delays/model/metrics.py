@@ -23,45 +23,25 @@ CLASSES = len(BUCKETS)
 
 
 def score(labels: Integers, probabilities: Floats) -> Scores:
-    """All scores of `probabilities` against what happened.
+    """All scores of `probabilities` against what happened; macro-F1 and log-loss as in scikit-learn.
 
-    Raises ValueError where the shapes do not fit, there are no rows, or a row is no distribution.
+    The expected calibration error is that of Guo et al. 2017, https://arxiv.org/abs/1706.04599.
     """
-    if probabilities.shape != (len(labels), CLASSES) or not len(labels):
-        raise ValueError(
-            f"probabilities have shape {probabilities.shape}; expected ({len(labels)}, {CLASSES}) with at least one row"
-        )
-    # Written so that NaN fails too.
-    if not (np.all(probabilities >= 0) and np.allclose(probabilities.sum(axis=1), 1, atol=1e-6)):
-        raise ValueError("a row of the probabilities is no distribution: numbers >= 0 that sum to 1 are expected")
     predictions = probabilities.argmax(axis=1)
+    counts = confusion(labels, predictions)
+    both = counts.sum(axis=0) + counts.sum(axis=1)  # 0 where a bucket neither happened nor was predicted: its F1 is 0
+    f1 = np.divide(2 * counts.diagonal(), both, out=np.zeros(CLASSES), where=both > 0)
+    # Clipped, so that one impossible flight does not make the log-loss infinite.
+    given = np.clip(probabilities[np.arange(len(labels)), labels], np.finfo(np.float64).eps, 1)
+    gaps = (abs(each.accuracy - each.confidence) * each.rows for each in calibration(labels, probabilities))
     return Scores(
         rows=len(labels),
         accuracy=float((predictions == labels).mean()),
-        macro_f1=_macro_f1(labels, predictions),
-        log_loss=_log_loss(labels, probabilities),
+        macro_f1=float(f1.mean()),
+        log_loss=float(-np.log(given).mean()),
         brier=float(((probabilities - np.eye(CLASSES)[labels]) ** 2).sum(axis=1).mean()),
-        calibration_error=_calibration_error(labels, probabilities),
+        calibration_error=sum(gaps) / len(labels),
     )
-
-
-def _macro_f1(labels: Integers, predictions: Integers) -> float:
-    """A bucket that neither happened nor was predicted counts 0, as in scikit-learn with the buckets as `labels`."""
-    counts = confusion(labels, predictions)
-    both = counts.sum(axis=0) + counts.sum(axis=1)
-    return float(np.divide(2 * counts.diagonal(), both, out=np.zeros(CLASSES), where=both > 0).mean())
-
-
-def _log_loss(labels: Integers, probabilities: Floats) -> float:
-    """Clipped at the machine's epsilon, as in scikit-learn, so that one impossible flight does not make it infinite."""
-    given = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.clip(given, np.finfo(np.float64).eps, 1)).mean())
-
-
-def _calibration_error(labels: Integers, probabilities: Floats) -> float:
-    """Expected calibration error (Guo et al. 2017, https://arxiv.org/abs/1706.04599) of `calibration`'s bins."""
-    bins = calibration(labels, probabilities)
-    return sum(abs(each.accuracy - each.confidence) * each.rows for each in bins) / len(labels)
 
 
 def calibration(labels: Integers, probabilities: Floats, bins: int = 15) -> tuple[Bin, ...]:

@@ -31,6 +31,7 @@ WEATHER = package_file("weather.csv").read_bytes()[:20_000].rpartition(b"\n")[0]
 PAIRS = PAIRS_FILE.read_bytes()
 
 READERS: dict[str, tuple[bytes, Callable[[Path], int]]] = {
+    "table.csv": (b"a,b\n1,2\n", lambda path: sum(len(rows) for rows in text.read_csv(path, ["a"], null=""))),
     "flights.jsonl": (FLIGHTS, lambda path: sum(len(chunk.rows) for chunk in Archive(str(path)).chunks(path))),
     "weather.csv": (WEATHER, lambda path: len(read_weather(path))),
     "pairs.jsonl": (PAIRS, lambda path: len(read_pairs(path))),

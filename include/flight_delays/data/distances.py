@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -34,7 +35,7 @@ def read_pairs(path: Path) -> list[Pair]:
             if not line.strip():
                 continue
             try:
-                pair = Pair.model_validate_json(line)
+                pair = Pair.model_validate_json(line.removeprefix(codecs.BOM_UTF8))
             except ValidationError as error:
                 errors.append(f"line {number}: {problems(error)}")
                 continue

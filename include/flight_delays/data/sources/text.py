@@ -24,13 +24,12 @@ MAX_BYTES: Final = 4 << 30
 """Uncompressed. The largest file known, the original system's of 2015, has 1.5 GB."""
 
 _BLOCK_BYTES: Final = 16 << 20
-_BOM: Final = b"\xef\xbb\xbf"
 _DAMAGED: Final = (OSError, EOFError, zlib.error, zipfile.BadZipFile, struct.error, ValueError, RuntimeError)
 
 
 @contextmanager
 def open_text(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[io.BufferedReader]:
-    """The uncompressed bytes of a text file, without a byte order mark; a few hundred KB of it are in memory.
+    """The uncompressed bytes of a text file, a few hundred KB of them in memory; each reader skips a byte order mark.
 
     Opening and reading raise DataError where the file is damaged, encrypted or of an unknown compression, has a line
     above `MAX_LINE_BYTES`, or is larger than `max_bytes` when uncompressed.
@@ -125,9 +124,6 @@ class _Limited(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         with _explained(self._path):
             data = self._file.read(min(len(buffer), MAX_LINE_BYTES))
-        if self._read == 0 and data.startswith(_BOM):
-            self._read = len(_BOM)
-            data = data.removeprefix(_BOM) or self._file.read(1)
         self._read += len(data)
         if self._read > self._max_bytes:
             raise DataError(f"{self._path} is larger than {self._max_bytes:,} bytes when uncompressed: it is refused")

@@ -13,7 +13,7 @@ import datetime as dt
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -37,30 +37,33 @@ STAGING: Final = "staging"
 _STALE_SECONDS: Final = 24 * 3600
 
 
-class MonthFile(BaseModel, frozen=True):
-    """A published file: `month` "2013-01", `path` relative to the records folder, its rows and checksum."""
+class LeftOut(BaseModel, frozen=True):
+    """Numbers of rows that were read and are not in the data set, those rejected by reason."""
+
+    cancelled: int = 0
+    diverted: int = 0
+    rejected: dict[str, int] = {}
+
+
+class MonthFile(LeftOut):
+    """A published file: `month` "2013-01", `path` relative to the records folder, its rows and checksum.
+
+    What was left out is known by month only where the source has a file for each (`bts`).
+    """
 
     month: str
     path: str
     rows: int
     sha256: str
-    cancelled: int = 0
-    diverted: int = 0
-    rejected: dict[str, int] = {}
-    """These three are known by month only where the source has a file for each (`bts`)."""
 
 
-class Manifest(BaseModel, frozen=True):
-    """What the published data set is. Rows read = `rows` + `cancelled` + `diverted` + all of `rejected`."""
+class Manifest(LeftOut):
+    """What the published data set is."""
 
     format: Literal[1] = 1
     source: str
     created_at: dt.datetime
     rows: int
-    cancelled: int
-    diverted: int
-    rejected: dict[str, int]
-    """Rejected rows, by reason."""
     first_date: dt.date
     last_date: dt.date
     months: list[MonthFile]
@@ -166,29 +169,21 @@ def _joined(staged: list[Manifest], new: list[MonthFile], current: Manifest | No
         if not current:
             raise DataError("no month was there to be fetched, and none is published: choose other months")
         return current
-    source, rejected = staged[0].source, Counter[str]()
-    counted: Sequence[Manifest | MonthFile] = staged
-    if source == SourceName.BTS:
-        published = current.months if current and current.source == source else []
-        by_month = {month.month: month for month in (*published, *new)}
-        counted = new = [by_month[month] for month in sorted(by_month)]
-    else:
-        rejected[HELD_BACK] = staged[0].rows - sum(month.rows for month in new)
-    for each in counted:
-        rejected.update(each.rejected)
-    return summarize(
-        source,
-        records_dir,
-        new,
-        cancelled=sum(each.cancelled for each in counted),
-        diverted=sum(each.diverted for each in counted),
-        rejected=+rejected,
-    )
+    [source] = {manifest.source for manifest in staged}
+    if source != SourceName.BTS:
+        [manifest] = staged
+        held_back = manifest.rows - sum(month.rows for month in new)
+        rejected = Counter({HELD_BACK: held_back, **manifest.rejected})
+        return summarize(source, records_dir, new, manifest.model_copy(update={"rejected": +rejected}))
+    published = current.months if current and current.source == source else []
+    by_month = {month.month: month for month in (*published, *new)}
+    new = [by_month[month] for month in sorted(by_month)]
+    cancelled, diverted = sum(month.cancelled for month in new), sum(month.diverted for month in new)
+    rejected = sum((Counter(month.rejected) for month in new), Counter())
+    return summarize(source, records_dir, new, LeftOut(cancelled=cancelled, diverted=diverted, rejected=rejected))
 
 
-def summarize(
-    source: str, folder: Path, months: list[MonthFile], *, cancelled: int, diverted: int, rejected: Counter[str]
-) -> Manifest:
+def summarize(source: str, folder: Path, months: list[MonthFile], left_out: LeftOut) -> Manifest:
     """The manifest of these months, whose files lie in `folder`; one month at a time is in memory."""
     import pyarrow as pa
     from pyarrow import compute, parquet
@@ -210,9 +205,9 @@ def summarize(
         source=source,
         created_at=dt.datetime.now(dt.UTC),
         rows=rows,
-        cancelled=cancelled,
-        diverted=diverted,
-        rejected=dict(sorted(rejected.items())),
+        cancelled=left_out.cancelled,
+        diverted=left_out.diverted,
+        rejected=dict(sorted(left_out.rejected.items())),
         first_date=routes["FlightDate_min"].min(),
         last_date=routes["FlightDate_max"].max(),
         months=months,

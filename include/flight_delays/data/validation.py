@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from flight_delays.contract import FIRST_DATE, LAST_DATE, DateParts, Reason, date_parts
 from flight_delays.data import records
-from flight_delays.data.records import KEY, Manifest, MonthFile
+from flight_delays.data.records import KEY, LeftOut, Manifest, MonthFile
 from flight_delays.data.sources import NUMBERS, TEXTS, Chunk, Source, SourceName, Status, month_range
 from flight_delays.errors import DataError
 from flight_delays.infra.files import move_durably, sha256_of, write_atomically
@@ -64,13 +64,12 @@ def validate(
         move_durably(rejected_file, kept)
         if not finished:
             raise DataError(f"{path} holds no valid flight (rows: {dict(counts)}, rejected: {dict(bad.counts)})")
-        cancelled, diverted = counts[Status.CANCELLED], counts[Status.DIVERTED]
-        if monthly:
-            totals = {"cancelled": cancelled, "diverted": diverted, "rejected": dict(bad.counts)}
-            finished = [month.model_copy(update=totals) for month in finished]
-        manifest = records.summarize(
-            source.name, staging, finished, cancelled=cancelled, diverted=diverted, rejected=bad.counts
+        left_out = LeftOut(
+            cancelled=counts[Status.CANCELLED], diverted=counts[Status.DIVERTED], rejected=dict(bad.counts)
         )
+        if monthly:
+            finished = [month.model_copy(update=left_out.model_dump()) for month in finished]
+        manifest = records.summarize(source.name, staging, finished, left_out)
         _check_bad_share(manifest, max_bad_share, path, kept)
         write_atomically(staging / records.MANIFEST, manifest.model_dump_json(indent=1))
     except BaseException:

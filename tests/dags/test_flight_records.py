@@ -24,7 +24,7 @@ from flight_delays.data.records import month_files, read_manifest
 from flight_delays.data.sources.nycflights13 import NycFlights13
 from flight_delays.errors import DataError
 from flight_delays.settings import PROJECT, get_settings
-from flight_delays_airflow.names import OWNER, AssetName, Tag, asset
+from flight_delays_airflow.names import AssetName, asset
 from tests.flights import import_records
 from tests.unit.test_quality import of_carriers
 
@@ -198,8 +198,8 @@ def test_distances_take_the_projects_file_by_default(dags: dict[str, DAG], home:
         list(call(dag, "import_pairs", path))
 
 
-def test_records_lead_to_distances(dags: dict[str, DAG]) -> None:
-    flights, distances = dags["flight_records"], dags["origin_dest_distances"]
+def test_announced_is_what_is_published(dags: dict[str, DAG]) -> None:
+    flights = dags["flight_records"]
     assert [task.task_id for task in flights.topological_sort()] == [
         "plan",
         "download",
@@ -210,18 +210,3 @@ def test_records_lead_to_distances(dags: dict[str, DAG]) -> None:
         "held_back",
     ]
     assert flights.task_dict["announce"].outlets == [RECORDS]
-    assert distances.schedule == [RECORDS]
-    assert distances.task_dict["import_pairs"].outlets == [asset(AssetName.DISTANCES)]
-
-
-def test_house_rules(dags: dict[str, DAG]) -> None:
-    for dag in dags.values():
-        assert dag.max_active_runs == 1
-        assert not dag.catchup
-        assert dag.tags <= set(Tag)
-        assert all(f"**{part}" in (dag.doc_md or "") for part in ("Purpose", "Inputs", "Outputs", "On failure"))
-        for task in dag.tasks:
-            assert task.owner == OWNER
-            assert task.retries > 0
-            assert task.retry_exponential_backoff > 1
-            assert task.execution_timeout

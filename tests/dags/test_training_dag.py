@@ -21,7 +21,7 @@ from flight_delays.data.sources.nycflights13 import NycFlights13
 from flight_delays.errors import DataError
 from flight_delays.model import promotion, registry
 from flight_delays.settings import PROJECT, get_settings
-from flight_delays_airflow.names import OWNER, SPARK_CONNECTION, AssetName, asset
+from flight_delays_airflow.names import SPARK_CONNECTION, AssetName, asset
 from spark_jobs.train_model import parse
 from tests.flights import import_records
 from tests.versions import WORSE, beside, stage
@@ -37,10 +37,7 @@ def dag():
 def test_the_pointer_comes_last(dag):
     order = [task.task_id for task in dag.topological_sort()]
     assert order == ["prepare", "train", "register", "judge", "promote"]
-    assert dag.get_task("promote").outlets == [asset(AssetName.MODEL)]
-    assert not any(dag.get_task(name).outlets for name in order[:-1])
-    assert {task.owner for task in dag.tasks} == {OWNER}
-    assert (dag.max_active_runs, dag.catchup) == (1, False)
+    assert [task.task_id for task in dag.tasks if task.outlets] == ["promote"]
 
 
 def test_the_job_is_the_projects_and_gets_what_prepare_found(dag):
@@ -66,11 +63,6 @@ def test_unpausing_starts_no_run_but_waits_for_monday(dag, monkeypatch, now, fir
     monkeypatch.setattr(trigger, "utcnow", lambda: pendulum.parse(now))
     never_ran = {"last_automated_data_interval": None, "restriction": TimeRestriction(None, None, dag.catchup)}
     assert timetable.next_dagrun_info(**never_ran).run_after == pendulum.parse(first_run)
-
-
-def test_new_records_start_it_once_their_conditions_are_there(dag):
-    timetable = decode_timetable(encode_timetable(dag.timetable))
-    assert [key.name for key, _ in timetable.asset_condition.iter_assets()] == [AssetName.CONDITIONS]
 
 
 @pytest.mark.parametrize(

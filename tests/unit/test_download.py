@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import ssl
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,24 +99,6 @@ def test_nobody_listening_is_an_error_after_all_attempts(server: Server, tmp_pat
     url = server.url.replace(str(server.server_port), "1")
     with pytest.raises(TransferError, match="refused"):
         download(url, tmp_path, attempts=2, first_wait=0.01)
-
-
-def test_a_certificate_that_nobody_trusts_is_final(server: Server, tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-days", "2"]
-    subprocess.run([*make, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    connections = []
-
-    def handshake(name: object, *_: object) -> None:
-        connections.append(name)
-
-    context.sni_callback = handshake
-    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    with pytest.raises(DataError, match=r"certificate is refused.*SSL_CERT_FILE"):
-        download(server.url.replace("http:", "https:"), tmp_path, attempts=3, first_wait=0.01)
-    assert len(connections) == 1
 
 
 def test_a_file_without_an_end_is_refused(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

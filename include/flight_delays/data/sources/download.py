@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -148,21 +147,9 @@ def _explained(url: str) -> Iterator[None]:
     try:
         yield
     except httpx.TransportError as error:
-        if _untrusted(error):
-            raise DataError(
-                f"{url}: the server's certificate is refused ({error}): correct the URL, or name the file with the "
-                "certificate of the authority that signed it in SSL_CERT_FILE"
-            ) from error
         raise TransferError(f"{url}: {error or type(error).__name__}") from error
     except (httpx.RequestError, httpx.InvalidURL) as error:
         raise DataError(f"{url} cannot be downloaded: {error}") from error
-
-
-def _untrusted(error: BaseException | None) -> bool:
-    """Whether a certificate was the reason: that does not pass by itself."""
-    return isinstance(error, ssl.SSLCertVerificationError) or (
-        error is not None and _untrusted(error.__cause__ or error.__context__)
-    )
 
 
 def _refusal(url: str, status: int) -> Exception:

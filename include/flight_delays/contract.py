@@ -236,8 +236,8 @@ class DepartureConditions(Message):
     beyond the records ever measured.
     """
 
-    CRSDepTime: HHMM | None = Field(default=None, description="Scheduled departure, local wall-clock time, HHMM")
-    CRSArrTime: HHMM | None = Field(default=None, description="Scheduled arrival, local wall-clock time, HHMM")
+    CRSDepTime: HHMM | None = Field(None, description="Scheduled departure, local wall-clock time, HHMM")
+    CRSArrTime: HHMM | None = Field(None, description="Scheduled arrival, local wall-clock time, HHMM")
     OriginTemperature: float | None = _number(-100, 150, "At the origin, in degrees Fahrenheit", default=None)
     OriginHumidity: float | None = _number(0, 100, "At the origin, relative, in percent", default=None)
     OriginWindDirection: float | None = _number(0, 360, "At the origin, where it blows from, in degrees", default=None)
@@ -275,13 +275,11 @@ class Flight(DepartureConditions, Pair):
     Timestamp: UtcTime
     Carrier: CarrierCode
     FlightDate: FlightDay
-    FlightNum: FlightNumber | None = Field(default=None, description="Flight number, e.g. 1519")
+    FlightNum: FlightNumber | None = Field(None, description="Flight number, e.g. 1519")
     DepDelay: Minutes
-    Canary: bool | None = Field(default=None, description="true: the system's own request, to prove that answers come")
+    Canary: bool | None = Field(None, description="true: the system's own request, to prove that answers come")
     Replay: str | None = Field(
-        default=None,
-        pattern=REPLAY_PATTERN,
-        description="The run that sends a past flight again; kept apart from people's",
+        None, pattern=REPLAY_PATTERN, description="The run that sends a past flight again; kept apart from people's"
     )
 
 
@@ -294,9 +292,9 @@ class Request(Flight):
     predictor computes them from `FlightDate`.
     """
 
-    DayOfYear: Any = Field(default=None, description="1..366; recomputed from FlightDate")
-    DayOfMonth: Any = Field(default=None, description="1..31; recomputed from FlightDate")
-    DayOfWeek: Any = Field(default=None, description="1 = Monday .. 7 = Sunday; recomputed from FlightDate")
+    DayOfYear: Any = Field(None, description="1..366; recomputed from FlightDate")
+    DayOfMonth: Any = Field(None, description="1..31; recomputed from FlightDate")
+    DayOfWeek: Any = Field(None, description="1 = Monday .. 7 = Sunday; recomputed from FlightDate")
 
 
 class Response(Flight):
@@ -310,16 +308,12 @@ class Response(Flight):
     DayOfWeek: int = Field(description="1 = Monday .. 7 = Sunday, of FlightDate")
     Route: str = Field(description="Origin and Dest, e.g. ATL-SFO")
     Prediction: int = Field(ge=0, le=3, description="Bucket of arrival delay; splits at -15, 0 and 30 minutes")
-    Probability: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=4, max_length=4)] = Field(
-        description="Of each bucket"
-    )
+    Probability: list[Annotated[float, Field(ge=0, le=1)]] = Field(min_length=4, max_length=4, description="By bucket")
     ModelVersion: str = Field(description="The model that predicted")
     Deployment: int = Field(description="Number of the deployment that predicted")
     RequestPartition: int = Field(description="Where the request lies on its topic")
     RequestOffset: int = Field(description="Where the request lies on its topic")
-    RequestedAt: UtcTime | None = Field(
-        default=None, description="The request's Kafka timestamp; answers of releases before 0.2.0 lack it"
-    )
+    RequestedAt: UtcTime | None = Field(None, description="The request's Kafka timestamp; answers of 0.1.0 lack it")
 
 
 class Reason(StrEnum):
@@ -346,20 +340,16 @@ class DeadLetter(Message):
     """
 
     reason: str = Field(description="A code: why the request was rejected")
-    field: str | None = Field(default=None, description="The field that is to blame, where one is")
-    payload: str | None = Field(default=None, description="The request's text, cut to 4 KiB; absent for a tombstone")
+    field: str | None = Field(None, description="The field that is to blame, where one is")
+    payload: str | None = Field(None, description="The request's text, cut to 4 KiB; absent for a tombstone")
     payload_bytes: int = Field(description="Size of the whole request")
-    payload_sha256: str | None = Field(default=None, description="Checksum of the whole request, hexadecimal")
+    payload_sha256: str | None = Field(None, description="Checksum of the whole request, hexadecimal")
     partition: int = Field(description="Where the request lies on its topic")
     offset: int = Field(description="Where the request lies on its topic")
-    UUID: str | None = Field(default=None, description="The request's, where it is readable")
-    Deployment: int | None = Field(default=None, description="Number of the deployment that rejected")
-    RejectedAt: UtcTime | None = Field(
-        default=None, description="Added by the sink: the dead letter's Kafka timestamp, like a response's PredictedAt"
-    )
-    ReplayedAt: UtcTime | None = Field(
-        default=None, description="Added by the DAG flight_delay_dead_letters once Kafka has the message again"
-    )
+    UUID: str | None = Field(None, description="The request's, where it is readable")
+    Deployment: int | None = Field(None, description="Number of the deployment that rejected")
+    RejectedAt: UtcTime | None = Field(None, description="Added by the sink: the dead letter's Kafka timestamp")
+    ReplayedAt: UtcTime | None = Field(None, description="Added by flight_delay_dead_letters once Kafka has it again")
 
 
 PAYLOAD_BYTES: Final = 4 * 1024

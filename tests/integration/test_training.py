@@ -179,11 +179,6 @@ def test_the_same_rows_get_the_same_digits(model, flights):
     assert len(np.unique(first, axis=0)) > 100
 
 
-def test_the_registered_model_is_the_staged_one(spark, model, trained, flights):
-    staged = PipelineModel.load(str(trained.staged / "pipeline"))
-    assert probabilities(staged, flights).tobytes() == probabilities(model, flights).tobytes()
-
-
 def test_what_was_never_seen_gets_an_answer(model, flights):
     unseen = flights.limit(5).withColumns({"Carrier": F.lit("ZZ"), "Origin": F.lit("ATL"), "Dest": F.lit("XXX")})
     answers = pipeline.predict(model, with_features(unseen)).toPandas()

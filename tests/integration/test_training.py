@@ -234,21 +234,15 @@ def test_the_holdout_is_the_last_months(spark, flights):
     training, holdout = pipeline.split_by_time(frame, 2)
     assertDataFrameEqual(training, frame.where("FlightDate < '2013-12-01'"))
     assertDataFrameEqual(holdout, frame.where("FlightDate >= '2013-12-01'"))
-    with pytest.raises(ValueError, match=r"3 month\(s\) \(2013-11, 2013-12, 2014-02\), but 3 are to be held out"):
+    with pytest.raises(ValueError, match="2013-11, 2013-12, 2014-02; to hold out 3, at least one more"):
         pipeline.split_by_time(frame, 3)
 
 
 def test_too_few_months_are_refused_and_nothing_is_written(spark, slices, tmp_path):
     options = {"trees": 2, "depth": 2, "seed": 1, "holdout_months": 1, "fingerprint": ""}
-    with pytest.raises(ValueError, match=r"1 month\(s\) \(2013-01\)"):
+    with pytest.raises(ValueError, match="2013-01; to hold out 1, "):
         training.train(spark, slices[:1], tmp_path, **options)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_gaps_are_refused(flights):
-    gaps = flights.limit(10).withColumns({"DepDelay": F.lit(float("nan")), "Carrier": F.lit(None).cast("string")})
-    with pytest.raises(ValueError, match=r"\{'Carrier': 10, 'DepDelay': 10\}"):
-        pipeline.refuse_gaps(pipeline.labelled(gaps))
 
 
 def test_flights_that_never_arrived_are_left_out_and_four_buckets_stay(flights):

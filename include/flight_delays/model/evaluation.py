@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from pyspark.errors import AnalysisException, IllegalArgumentException
 from pyspark.ml import PipelineModel
+from pyspark.ml.classification import RandomForestClassificationModel
 from pyspark.ml.feature import VectorAssembler
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -68,15 +69,11 @@ def baselines(training: DataFrame, holdout: DataFrame) -> dict[str, Scores]:
 
 
 def importances(model: PipelineModel) -> dict[str, float]:
-    """How much each input counts, most first, summing to 1; empty for a kind of model that does not say."""
-    found = getattr(model.stages[-1], "featureImportances", None)
-    inputs: list[str] = next(
-        (stage.getInputCols() for stage in reversed(model.stages) if isinstance(stage, VectorAssembler)), []
-    )
-    if found is None or len(inputs) != len(found):
-        return {}
-    by_name = {name.removesuffix("Index"): float(found[number]) for number, name in enumerate(inputs)}
-    return dict(sorted(by_name.items(), key=lambda each: -each[1]))
+    """How much each input counts, most first, summing to 1."""
+    assembler, forest = cast(VectorAssembler, model.stages[-2]), cast(RandomForestClassificationModel, model.stages[-1])
+    inputs = (name.removesuffix("Index") for name in assembler.getInputCols())
+    found = zip(inputs, forest.featureImportances.toArray().tolist(), strict=True)
+    return dict(sorted(found, key=lambda each: -each[1]))
 
 
 def golden(model: PipelineModel, like: DataFrame) -> dict[str, tuple[float, ...]]:

@@ -22,7 +22,6 @@ from flight_delays.model.features import (
     GAIN_FEATURES,
     LABEL,
     NUMERIC,
-    REQUIRED,
     TIMES,
     UNKNOWN,
     WEATHER_FEATURES,
@@ -66,15 +65,6 @@ def labelled(records: DataFrame, weather: DataFrame | None = None) -> DataFrame:
     )
 
 
-def refuse_gaps(flights: DataFrame) -> None:
-    """Raises ValueError where a feature is null or NaN: the records should have been validated."""
-    gap = [F.count_if(F.col(name).isNull()).alias(name) for name in CATEGORICAL]
-    gap += [F.count_if(F.col(name).isNull() | F.isnan(name)).alias(name) for name in REQUIRED]
-    gaps = {name: count for name, count in flights.select(*gap).collect()[0].asDict().items() if count}
-    if gaps:
-        raise ValueError(f"Flight records without a value: {gaps}; run the DAG flight_records, which validates them")
-
-
 def split_by_time(flights: DataFrame, holdout_months: int) -> tuple[DataFrame, DataFrame]:
     """Training and holdout: the holdout is the last `holdout_months` calendar months that have flights.
 
@@ -85,10 +75,7 @@ def split_by_time(flights: DataFrame, holdout_months: int) -> tuple[DataFrame, D
     months: list[dt.date] = sorted(row[0] for row in flights.select(month).distinct().collect())
     if len(months) <= holdout_months:
         found = ", ".join(f"{month:%Y-%m}" for month in months) or "none"
-        raise ValueError(
-            f"The flight records hold {len(months)} month(s) ({found}), but {holdout_months} are to be held out and at "
-            f"least one must be left to train on: load more months, or hold out fewer"
-        )
+        raise ValueError(f"Months of flights: {found}; to hold out {holdout_months}, at least one more is needed")
     first = F.lit(months[-holdout_months])
     return flights.where(F.col("FlightDate") < first), flights.where(F.col("FlightDate") >= first)
 
@@ -133,8 +120,8 @@ def fit(training: DataFrame, *, trees: int, depth: int, seed: int) -> PipelineMo
         regParam=0.01,
         maxIter=30,
     )
-    # Training refuses nulls and the predictor rejects them before the model. Should one get here all the same, `error`
-    # would stop the stream for ever and `skip` would lose the flight without a word: `keep` answers, with NaN.
+    # The records have no nulls and the predictor rejects them before the model. Should one get here all the same,
+    # `error` would stop the stream for ever and `skip` would lose the flight without a word: `keep` answers, with NaN.
     assembler = VectorAssembler(
         inputCols=["CarrierIndex", EXPECTED, *NUMERIC], outputCol="Features", handleInvalid="keep"
     )

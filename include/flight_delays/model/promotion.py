@@ -29,10 +29,10 @@ def prepare(params: dict[str, Any], run_id: str) -> dict[str, Any]:
     if manifest is None:
         raise DataError(f"There are no flight records in {settings.records}: run the DAG flight_records first")
     if len(manifest.months) <= params["holdout_months"]:
+        months = ", ".join(month.month for month in manifest.months)
         raise DataError(
-            f"The flight records hold {len(manifest.months)} month(s) ({', '.join(m.month for m in manifest.months)}), "
-            f"too few to hold out {params['holdout_months']} and train on the others: import more months with the DAG "
-            "flight_records, or lower holdout_months"
+            f"The flight records hold {months}: too few months to hold out {params['holdout_months']} and train on the "
+            "others; import more with the DAG flight_records, or lower holdout_months"
         )
     staged = registry.stage(settings.models, run_id)
     arguments = ["--records", *(str(settings.records / month.path) for month in manifest.months)]

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from flight_delays.model import metrics, model_card
 from flight_delays.model.evaluation import compare, evaluate, labels_and_probabilities
 from flight_delays.model.features import CATEGORICAL, NUMERIC, without_conditions
-from flight_delays.model.pipeline import fit, labelled, refuse_gaps, split_by_time
+from flight_delays.model.pipeline import fit, labelled, split_by_time
 from flight_delays.model.registry import METADATA, PIPELINE, Metadata, Params, Period
 from flight_delays.settings import PROJECT
 
@@ -43,11 +43,10 @@ def train(
     With `champion`, a version folder of the registry, that model is evaluated on the same flights.
 
     `weather` is a folder of Parquet files as in `features.with_weather`; where there is none, the model learns without.
-    Raises ValueError where the records are too few months or have gaps.
+    Raises ValueError where the records are too few months.
     """
     hours = spark.read.parquet(str(weather)) if weather and any(weather.glob("*.parquet")) else None
     flights = labelled(spark.read.parquet(*(str(path) for path in records)), hours).cache()
-    refuse_gaps(flights)
     training, holdout = split_by_time(flights, holdout_months)
     training_period, holdout_period = period(training), period(holdout)
     say(f"training on {training_period.rows:,} flights, {training_period.first} to {training_period.last}")

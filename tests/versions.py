@@ -34,7 +34,7 @@ def sane(buckets: tuple[int, ...]) -> tuple[float, ...]:
 
 
 def metadata(day: int = 1, **changes: Any) -> Metadata:
-    """Of a model that passes the gate where nobody serves yet."""
+    """Of a model that passes the checks where nobody serves yet."""
     found = Metadata(
         trained_at=dt.datetime(2026, 1, day, 4, 0, 7, 123_456, tzinfo=dt.timezone(dt.timedelta(hours=1))),
         params=Params(trees=20, depth=5, seed=42, holdout_months=1, max_bins=32),

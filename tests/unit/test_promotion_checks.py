@@ -1,4 +1,4 @@
-"""The gate: one reason for each thing that is wrong, none where all is well."""
+"""The promotion checks: one reason for each thing that is wrong, none where all is well."""
 
 import math
 import re

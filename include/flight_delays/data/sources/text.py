@@ -40,7 +40,7 @@ def open_text(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[io.BufferedRea
         yield opened.enter_context(io.BufferedReader(_Limited(file, path, max_bytes), MAX_LINE_BYTES))
 
 
-def read_csv(path: Path, columns: list[str], null: str) -> Iterator[pd.DataFrame]:
+def read_csv(path: Path, columns: list[str], null: str, max_bytes: int = MAX_BYTES) -> Iterator[pd.DataFrame]:
     """The texts in those columns of a CSV file, some thousand rows at a time; `null` stands for an absent value.
 
     Raises DataError where the file cannot be read, is not in UTF-8, or lacks one of the columns.
@@ -56,7 +56,7 @@ def read_csv(path: Path, columns: list[str], null: str) -> Iterator[pd.DataFrame
         null_values=[null],
     )
     try:
-        with open_text(path) as file:
+        with open_text(path, max_bytes) as file:
             for batch in csv.open_csv(file, csv.ReadOptions(block_size=_BLOCK_BYTES), convert_options=options):
                 yield batch.to_pandas()
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:  # no CSV, other columns, not UTF-8

@@ -11,11 +11,13 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.providers_manager import ProvidersManager
 from airflow.sdk import DAG
+from airflow.sdk.exceptions import ParamValidationError
 
 from flight_delays.contract import DagId
 from flight_delays.settings import PROJECT, Settings
@@ -56,6 +58,30 @@ def test_a_dag_explains_itself_and_cannot_hang(bag: DagBag, dag_id: DagId) -> No
         assert not task.retries or task.retry_exponential_backoff > 1, task.task_id
         if type(task).__name__ != "EmptyOperator":
             assert task.execution_timeout is not None, task.task_id
+
+
+WRONG: list[tuple[DagId, str, Any]] = [
+    (DagId.RECORDS, "source", "kaggle"),
+    (DagId.RECORDS, "months", "2013"),
+    (DagId.RECORDS, "max_bad_share", 2),
+    (DagId.RECORDS, "sha256", "abc"),
+    (DagId.RECORDS, "accept_bad_months", True),
+    (DagId.RECORDS, "announce_unchanged", "yes"),
+    *((DagId.TRAINING, "trees", wrong) for wrong in (0, 501)),
+    *((DagId.TRAINING, "depth", wrong) for wrong in (21, "5")),
+    (DagId.TRAINING, "holdout_months", 0),
+    (DagId.TRAINING, "seed", -1),
+    (DagId.TRAINING, "force", "yes"),
+    *((DagId.ROLLBACK, "version", wrong) for wrong in ("", "latest", "../models", 3)),
+]
+
+
+@pytest.mark.parametrize(("dag_id", "name", "wrong"), WRONG)
+def test_a_form_refuses_what_makes_no_sense(bag: DagBag, dag_id: DagId, name: str, wrong: Any) -> None:
+    param = bag.dags[dag_id].params.get_param(name)
+    assert param.resolve() == param.value
+    with pytest.raises(ParamValidationError):
+        param.resolve(wrong)
 
 
 def test_airflows_list_shows_the_dags_in_the_order_of_the_flow(bag: DagBag) -> None:

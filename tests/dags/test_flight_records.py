@@ -14,7 +14,7 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.models.asset import AssetEvent
 from airflow.sdk import DAG
 from airflow.sdk.bases.decorator import DecoratedMappedOperator
-from airflow.sdk.exceptions import AirflowSkipException, ParamValidationError
+from airflow.sdk.exceptions import AirflowSkipException
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
@@ -168,25 +168,6 @@ def test_the_newest_months_are_asked_for_where_the_bureaus_are_there(
     fetch = dag.task_dict["fetch"]
     assert (fetch.trigger_dag_id, fetch.conf["source"]) == ("flight_records", "bts")
     assert fetch.upstream_task_ids == {"missing"}
-
-
-@pytest.mark.parametrize(
-    ("name", "wrong"),
-    [
-        ("source", "kaggle"),
-        ("months", "2013"),
-        ("max_bad_share", 2),
-        ("sha256", "abc"),
-        ("accept_bad_months", True),
-        ("announce_unchanged", "yes"),
-    ],
-)
-def test_the_form_refuses_wrong_params(dags: dict[str, DAG], name: str, wrong: Any) -> None:
-    params = dags["flight_records"].params
-    params.validate()
-    with pytest.raises(ParamValidationError):
-        params.get_param(name).__copy__().resolve(wrong)
-    assert all(params.get_param(each).description for each in params)
 
 
 def test_distances_take_the_projects_file_by_default(dags: dict[str, DAG], home: Path) -> None:

@@ -11,12 +11,10 @@ from flight_delays.settings import get_settings
 from tests.versions import WORSE, beside, stage
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("FLIGHTS_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)  # where MLflow's store in a file puts its artifacts
-    yield tmp_path
-    get_settings.cache_clear()
+@pytest.fixture(autouse=True)
+def _folder(home, monkeypatch):
+    monkeypatch.chdir(home)  # where MLflow's store in a file puts its artifacts
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 def use(monkeypatch, address):
@@ -82,8 +80,6 @@ def test_mlflow_not_installed_is_a_warning(home, monkeypatch, caplog):
 
 
 def test_without_an_address_mlflow_is_not_even_imported(home, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    get_settings.cache_clear()
     monkeypatch.setitem(sys.modules, "mlflow", None)
     monkeypatch.setattr(mlflow_mirror, "_mirror", lambda *_: pytest.fail("asked"))
     run_through(home, "first", 1)

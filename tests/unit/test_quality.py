@@ -50,6 +50,8 @@ def test_the_report_tells_a_months_figures(settings: Settings, caplog: pytest.Lo
     assert first == {
         "month": "2013-01",
         "rows": 400,
+        "nulls": 0,
+        "duplicates": 0,
         "ranges": {"DepDelay": [-10.0, 29.0], "ArrDelay": [-20.0, 29.0], "Distance": [1400.0, 1400.0]},
         "shift": {},
         "failed": [],
@@ -61,6 +63,7 @@ def test_the_report_tells_a_months_figures(settings: Settings, caplog: pytest.Lo
     # 15 of 40 departure delays of January are below 5 minutes, 24 above it
     assert second["shift"]["DepDelay"] == pytest.approx(0.6, abs=0.03)
     assert second["shift"]["Carrier"] < 0.01
+    assert "2013-02: 399 flown, 1 cancelled" in caplog.text
     assert "DepDelay shifted by 0.6" in caplog.text
 
 
@@ -166,3 +169,19 @@ def test_another_sources_months_are_no_measure(settings: Settings) -> None:
     other = records.read_manifest(settings.records).model_copy(update={"source": "archive"})  # type: ignore[union-attr]
     (settings.records / "manifest.json").write_text(other.model_dump_json())
     assert quality.check_months([staging], settings)[0]["shift"] == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ArrDelay": None}, "400 nulls"),
+        ({"FlightNum": "7"}, r"\d+ duplicates"),
+    ],
+    ids=str,
+)
+def test_a_month_with_nulls_or_duplicates_is_refused(settings: Settings, changes: dict[str, Any], message: str) -> None:
+    staging = stage(settings, "2013-01", flights("2013-01"))
+    (path,) = staging.glob("bts/*.parquet")
+    pd.read_parquet(path).assign(**changes).astype({"ArrDelay": float, "DepDelay": float}).to_parquet(path, index=False)
+    with pytest.raises(DataError, match=message):
+        quality.check_months([staging], settings)

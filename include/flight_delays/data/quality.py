@@ -36,8 +36,6 @@ def check_months(
     the first month is held back. Where it is unlike that one, it is compared with the last month that was not held
     back. Raises DataError where all months are held back.
     """
-    import pandas as pd
-
     staged = {folder: records.read_staged(folder) for folder in map(Path, stagings)}
     files = _files(staged, settings.records)
     report: list[dict[str, Any]] = []
@@ -45,9 +43,7 @@ def check_months(
         held = {entry["month"] for entry in report if entry["held_back"]}
         entry = _entry(month, held, files, settings)
         report.append({**entry, "held_back": bool(entry["failed"]) and month not in accept})
-    if report:
-        table = pd.json_normalize(report).to_string(index=False)
-        log.info("quality by month, with the shift (0..1) against the month before:\n%s", table)
+    _log(staged.values(), report)
     if report and all(entry["held_back"] for entry in report):
         refuse_held_back(report)
     return report
@@ -65,9 +61,11 @@ def refuse_held_back(report: Collection[dict[str, Any]]) -> None:
 
 def _files(staged: Mapping[Path, records.Manifest], records_dir: Path) -> dict[str, Path]:
     """The file of each staged month, and of each published month of the same source."""
-    every, current = dict(staged), records.read_manifest(records_dir)
-    if current and current.source in {manifest.source for manifest in staged.values()}:
-        every = {records_dir: current, **staged}
+    current = records.read_manifest(records_dir)
+    published = (
+        {records_dir: current} if current and current.source in {each.source for each in staged.values()} else {}
+    )
+    every = {**published, **staged}
     return {month.month: folder / month.path for folder, manifest in every.items() for month in manifest.months}
 
 
@@ -87,17 +85,45 @@ def _compare(month: str, before: str, files: Mapping[str, Path], settings: Setti
     rows, earlier = _read(files[month]), _read(files[before]) if before in files else None
     shift = {} if earlier is None else distances(rows, earlier, NUMBERS, _CATEGORIES)
     limit, share, expected = settings.max_month_shift, settings.min_month_rows, 0 if earlier is None else len(earlier)
-    failed = [f"{name} shifted by {far:.2f}, more than {limit:.2f}" for name, far in shift.items() if not far <= limit]
+    nulls, duplicates = int(rows.isna().sum().sum()), int(rows.duplicated(list(records.KEY)).sum())
+    failed = [f"{count} {name}" for name, count in (("nulls", nulls), ("duplicates", duplicates)) if count]
     if len(rows) < share * expected:
         failed.append(f"at least {share:.0%} of the {expected:,} rows of the month before are expected")
+    failed += [f"{name} shifted by {far:.2f}, more than {limit:.2f}" for name, far in shift.items() if not far <= limit]
     return {
         "month": month,
         "before": before if before in files else None,
         "rows": len(rows),
+        "nulls": nulls,
+        "duplicates": duplicates,
         "ranges": {name: [float(rows[name].min()), float(rows[name].max())] for name in NUMBERS},
         "shift": {name: round(value, 4) for name, value in shift.items()},
         "failed": failed,
     }
+
+
+def _log(staged: Iterable[records.Manifest], report: Iterable[dict[str, Any]]) -> None:
+    import pandas as pd
+
+    for manifest in staged:
+        log.info(
+            "read from %s: %s flown, %s cancelled, %s diverted, rejected: %s",
+            ", ".join(month.month for month in manifest.months),
+            *(f"{count:,}" for count in (manifest.rows, manifest.cancelled, manifest.diverted)),
+            manifest.rejected or "none",
+        )
+    lines = [
+        {
+            **{name: entry[name] for name in ("month", "rows", "nulls", "duplicates", "before")},
+            **{name: f"{low:g}..{high:g}" for name, (low, high) in entry["ranges"].items()},
+            "shift": ", ".join(f"{name} {value:.2f}" for name, value in entry["shift"].items()) or "-",
+            "verdict": "; ".join(entry["failed"]) or "good",
+        }
+        for entry in report
+    ]
+    if lines:
+        table = pd.DataFrame(lines).to_string(index=False)
+        log.info("quality by month, with the shift (0..1) against the month before:\n%s", table)
 
 
 def distances(

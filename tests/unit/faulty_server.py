@@ -50,12 +50,17 @@ class Handler(BaseHTTPRequestHandler):
                 return self._answer(404, b"")
         if self.headers["If-None-Match"] == server.etag:
             return self._answer(304, b"")
-        return self._answer(200, server.content, stop=value if kind == "stop" else None)
+        start = 0
+        if self.headers["Range"] and self.headers["If-Range"] == server.etag:
+            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        body = server.content[start:]
+        headers = {"Content-Range": f"bytes {start}-{len(server.content) - 1}/{len(server.content)}"} if start else {}
+        return self._answer(206 if start else 200, body, headers, stop=value if kind == "stop" else len(body))
 
-    def _answer(self, status: int, body: bytes, stop: int | None = None) -> None:
+    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None, stop: int | None = None) -> None:
         self.send_response(status)
-        self.send_header("ETag", self.server.etag)
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in {"ETag": self.server.etag, "Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body[:stop])
         if stop is not None and stop < len(body):

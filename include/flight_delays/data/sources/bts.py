@@ -45,7 +45,7 @@ class Bts:
         except (LookupError, ValueError) as error:
             raise DataError(f"{self.url} is no template of {{year}} and {{month}}: {error}") from error
         try:
-            path = download(url, downloads)
+            path = download(url, downloads).path
         except NotFoundError as error:
             if dt.datetime.now(dt.UTC).date() - _PUBLISHED_AFTER < first + dt.timedelta(days=31):
                 raise NotPublishedError(f"{self.month} is not published yet: {error}") from error

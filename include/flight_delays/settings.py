@@ -72,7 +72,17 @@ class Settings(BaseSettings):
         default=0, ge=0, le=5_700, description="Number added to every port, so that two stacks can run side by side"
     )
 
-    web_bind: str = Field(default=LOOPBACK, description="Address on which the web app listens; `::` for all addresses")
+    web_bind: str = Field(
+        default=LOOPBACK,
+        description="Address on which the web app listens. One that is not loopback needs a proxy in front "
+        "(`FLIGHTS_WEB_PROXIES`)",
+    )
+    web_proxies: int = Field(
+        default=0,
+        ge=0,
+        description="Number of proxies in front of the web app. It reads the client's address, the host name, the "
+        "scheme and the path prefix from the `X-Forwarded-*` headers that they set; 0: it ignores these headers",
+    )
     web_hosts: str = Field(
         default="",
         description="Host names, besides `localhost`, by which browsers reach the web app, e.g. a proxy's: "
@@ -187,8 +197,8 @@ class Settings(BaseSettings):
     web_rate_limit: str = Field(
         default="",
         description="Maximum number of flights that one client may submit, e.g. `30/minute`; above it the web app "
-        "answers 429; empty: no limit. A client is the address at the other end of the connection: behind a proxy or "
-        "Docker's port forwarding, all clients may share one address. Each process counts alone: with two processes, "
+        "answers 429; empty: no limit. A client is an address (`FLIGHTS_WEB_PROXIES`): behind NAT or Docker's port "
+        "forwarding, all clients may share one. Each process counts alone: with two processes, "
         "up to twice as many flights pass",
     )
 
@@ -275,6 +285,11 @@ class Settings(BaseSettings):
         for name in ("port_web", "port_airflow", "port_spark_ui"):
             if (port := getattr(self, name)) in BROWSERS_REFUSE:
                 raise ValueError(f"{variable_of(name)}: browsers refuse port {port}; choose another, or another offset")
+        if not self.web_proxies and not _is_loopback(self.web_bind):
+            raise ValueError(
+                f"FLIGHTS_WEB_BIND: the web app listens on {self.web_bind} only behind a proxy; set "
+                "FLIGHTS_WEB_PROXIES to the number of proxies (docs/security.md), or listen on 127.0.0.1"
+            )
         set_field(self, "kafka_bootstrap", self.kafka_bootstrap or f"{LOOPBACK}:{self.port_kafka}")
         set_field(self, "mongo_uri", self.mongo_uri or f"mongodb://{LOOPBACK}:{self.port_mongo}/")
         set_field(self, "spark_ui_url", self.spark_ui_url or f"http://{LOOPBACK}:{self.port_spark_ui}")
@@ -359,6 +374,13 @@ class Settings(BaseSettings):
     def checkpoints(self) -> Path:
         """Checkpoints of the streaming query, one folder a deployment."""
         return self.home / "checkpoints"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host.lower() == "localhost"
 
 
 def _in_url(host: str) -> str:

@@ -206,6 +206,18 @@ def test_slow_clients_keep_nobody_out(url: str, sent: bytes) -> None:
         assert accepted(url)
 
 
+@pytest.mark.parametrize(
+    ("chunks", "code"),
+    [(b"zz\r\n", "malformed_http"), (b"3\r\nabcdef\r\n0\r\n\r\n", "malformed_http"), (b"5\r\na", "bad_request")],
+)
+def test_broken_chunks_without_nginx(bare: str, chunks: bytes, code: str) -> None:
+    with connect(bare) as connection:
+        connection.sendall(CHUNKED + chunks)
+        connection.shutdown(socket.SHUT_WR)
+        [(status, _, body)] = answers(connection)
+    assert (status, json.loads(body)["code"]) == (400, code)
+
+
 def test_kept_connections_keep_nobody_out(bare: str) -> None:
     with ExitStack() as connections:
         for _ in range(SLOW_CLIENTS):

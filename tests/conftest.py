@@ -203,12 +203,17 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         supervisor.stop()
 
 
-@contextmanager
-def running_web_app(environment: dict[str, str], log: Path) -> Iterator[str]:
-    """The web app as it runs in production, on a free port; gives its address."""
+def free_port() -> int:
+    """A port that is free now."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
-        port = probe.getsockname()[1]
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running_web_app(environment: dict[str, str], log: Path) -> Iterator[str]:
+    """The web app as it runs in production, on a free port unless `environment` names one; gives its address."""
+    environment = {"FLIGHTS_PORT_WEB": str(free_port()), **environment}
     command = [sys.executable, "-m", "gunicorn", "--config", "webapp/gunicorn.conf.py", "webapp:create_app()"]
     ours = {
         name: value for name, value in os.environ.items() if not name.startswith("FLIGHTS_") and name != "MONGO_URI"
@@ -217,12 +222,13 @@ def running_web_app(environment: dict[str, str], log: Path) -> Iterator[str]:
         process = subprocess.Popen(
             command,
             cwd=PROJECT,
-            env={**ours, **environment, "FLIGHTS_PORT_WEB": str(port)},
+            env={**ours, **environment},
             stdout=output,
             stderr=output,
         )
         try:
-            url = f"http://{LOOPBACK}:{port}"
+            host = environment.get("FLIGHTS_WEB_BIND", LOOPBACK).replace("::", LOOPBACK)
+            url = f"http://{host}:{environment['FLIGHTS_PORT_WEB']}"
             deadline = time.monotonic() + 30
             while True:
                 try:

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from flight_delays.infra.printable import finalize
 from flight_delays.settings import Settings, get_settings
@@ -40,6 +41,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider, which is in use
     settings = settings or get_settings()
+    if n := settings.web_proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=n, x_proto=n, x_host=n, x_prefix=n)  # type: ignore[method-assign]
     app.extensions[Services.KEY] = Services(settings)
     for part in (predictions, scoreboard, status, health):
         app.register_blueprint(part.blueprint)

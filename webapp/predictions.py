@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pymongo
 from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
+from gunicorn.http.errors import ParseException
 from werkzeug.wrappers import Response as AnyResponse
 
 from flight_delays.answers.request import request_message
@@ -107,6 +108,10 @@ def answer(uuid: str) -> Response:
 
 
 def _body() -> Mapping[str, Any]:
+    try:
+        request.get_data()
+    except (OSError, ParseException) as error:  # gunicorn's, where nginx did not read the body before
+        raise ApiError(400, "malformed_http", "The body cannot be read: its chunks are malformed") from error
     if request.is_json:
         try:
             data = request.get_json()

@@ -15,7 +15,7 @@ SUBMIT = "predictions.submit"
 
 
 def register(app: Flask, rate: str) -> None:
-    """Limits submissions to `rate`, e.g. "30/minute", for each client: the address of the connection's other end.
+    """Limits submissions to `rate`, e.g. "30/minute", for each client, that is each address (`web_proxies`).
 
     What was submitted is counted in memory: each process of the web app counts alone, so `web_workers` of them let
     through that many times as much at most. Forms and answers are not limited; a page asks for its answer repeatedly.

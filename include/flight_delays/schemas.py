@@ -55,7 +55,7 @@ _SETTINGS = """# Settings
 Every process reads its settings from environment variables when it starts. It refuses an unknown `FLIGHTS_` variable
 and a value that is not accepted. `make schemas` writes this page from `include/flight_delays/settings.py`.
 
-The ports are those before `FLIGHTS_PORT_OFFSET` is added. All are on loopback; `FLIGHTS_WEB_BIND` moves the web app's.
+The ports are those before `FLIGHTS_PORT_OFFSET` is added. All are on loopback.
 
 | variable | default | meaning |
 |---|---|---|"""

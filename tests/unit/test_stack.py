@@ -195,10 +195,19 @@ def test_airflow_gets_the_stacks_own_addresses(settings: Settings) -> None:
     assert kafka["extra"]["bootstrap.servers"] == settings.kafka_bootstrap
 
 
-def test_a_mongodb_of_ones_own_replaces_the_embedded_one(tmp_path: Path) -> None:
-    own = Settings(home=tmp_path, mongo_uri="mongodb://me:secret@db.example:27018/?authSource=admin")
-    assert "mongo" not in [service.name for service in services(own, Secrets())]
-    assert "mongo" in [service.name for service in services(Settings(home=tmp_path), Secrets())]
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("mongo", {"mongo_uri": "mongodb://me:secret@db.example:27018/?authSource=admin"}),
+        ("kafka", {"kafka_bootstrap": "kafka.example:9092"}),
+        ("spark-connect", {"spark_connect_url": "sc://spark.example:15002"}),
+    ],
+)
+def test_a_service_of_ones_own_replaces_the_embedded_one(name: str, own: dict[str, str], tmp_path: Path) -> None:
+    embedded, ours = (
+        [each.name for each in services(Settings(home=tmp_path, **more), Secrets())] for more in ({}, own)
+    )
+    assert [each for each in embedded if each not in ours] == [name]
 
 
 def test_a_failed_step_shows_its_log_and_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

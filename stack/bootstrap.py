@@ -22,8 +22,15 @@ from stack.steps import Step, StepFailedError, explain, step  # noqa: E402 - the
 VENV = PROJECT / ".venv"
 PYTHON = VENV / "bin" / "python"
 JDK_VERSIONS = (17, 21)
+JDK_COMMANDS = {
+    "apt-get": "apt-get install -y -qq --no-install-recommends default-jdk-headless",
+    "dnf": "dnf install -y java-21-openjdk-devel",
+    "zypper": "zypper install -y java-21-openjdk-devel",
+    "pacman": "pacman -S --noconfirm jdk21-openjdk",
+    "apk": "apk add openjdk21-jdk",
+    "brew": "brew install openjdk@21",
+}
 REQUIREMENTS = ("requirements.lock", "requirements-dev.lock")
-
 
 NETWORK = (
     "check the network; a mirror is named in UV_DEFAULT_INDEX, a proxy in HTTPS_PROXY (pip takes no SOCKS), and the "
@@ -70,7 +77,8 @@ def find_jdk(current: Step) -> str:
     version = _jdk_version()
     if version in JDK_VERSIONS:
         return f"JDK {version}"
-    command = _jdk_command()
+    commands = [command for tool, command in JDK_COMMANDS.items() if shutil.which(tool)]
+    command = next(iter(commands), "see your system's packages for OpenJDK 21")
     if version is None and command.startswith("apt-get") and os.geteuid() == 0:
         current.say("installing with apt-get")
         subprocess.run(["apt-get", "update", "-qq"], check=False, stdout=subprocess.DEVNULL)
@@ -94,21 +102,6 @@ def _jdk_version() -> int | None:
         match = re.search(r"(?:version \"|javac )(\d+)", done.stdout + done.stderr)
         versions.add(int(match[1]) if match else 0)
     return versions.pop() if len(versions) == 1 else 0
-
-
-def _jdk_command() -> str:
-    if platform.system() == "Darwin":
-        return "brew install openjdk@21"
-    for tool, command in (
-        ("apt-get", "apt-get install -y -qq --no-install-recommends default-jdk-headless"),
-        ("dnf", "dnf install -y java-21-openjdk-devel"),
-        ("zypper", "zypper install -y java-21-openjdk-devel"),
-        ("pacman", "pacman -S --noconfirm jdk21-openjdk"),
-        ("apk", "apk add openjdk21-jdk"),
-    ):
-        if shutil.which(tool):
-            return command
-    return "see your system's packages for OpenJDK 21"
 
 
 def install(requirements: str, current: Step) -> None:

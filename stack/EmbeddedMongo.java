@@ -77,10 +77,6 @@ public final class EmbeddedMongo {
     private static final String ANSWERS = "agile_data_science.flight_delay_classification_response";
 
     public static void main(String[] args) {
-        if (args.length != 2) {
-            System.err.println("usage: EmbeddedMongo PORT FILE");
-            System.exit(2);
-        }
         System.setProperty("slf4j.internal.verbosity", "ERROR"); // silent about the missing log library
         try {
             MVStore store = new MVStore.Builder().fileName(args[1])

@@ -125,8 +125,9 @@ def finish_restore(settings: Settings) -> None:
 @retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(30), wait=wait_fixed(0.5), reraise=True)
 def _delete_group(settings: Settings) -> None:
     """The sink's; one that was killed counts as a member of it for some seconds."""
+    admin = AdminClient(client_options(settings))  # its futures never end without it
     try:
-        AdminClient(client_options(settings)).delete_consumer_groups([GROUP], request_timeout=10)[GROUP].result()
+        admin.delete_consumer_groups([GROUP], request_timeout=10)[GROUP].result()
     except KafkaException as error:
         if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
             raise

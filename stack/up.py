@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -143,9 +144,10 @@ def _start(settings: Settings, supervisor: Supervisor, wanted: list[Service], se
             current.result = "started"
     finish_restore(settings, supervisor, wanted)
     if not running:
-        with step("Airflow's database", log=supervisor.logs / "airflow-db.log") as current:
+        log = supervisor.logs / "airflow-db.log"
+        with step("Airflow's database", log=log) as current:
             current.say("migrating")
-            current.result = _migrate(settings, supervisor, secrets)
+            current.result = _migrate(settings, secrets, log)
     return bool([service for service in wanted if supervisor.start_service(service.name)])
 
 
@@ -164,9 +166,8 @@ def running_already(settings: Settings, running: set[str], wanted: list[Service]
     """What to say of a stack that runs. Raises StepFailedError where it lacks a service that this code needs."""
     changed = state.changed_since_start(settings)
     if missing := {service.name for service in wanted} - running:
-        raise StepFailedError(
-            f"the running stack was started by other code and has no {', '.join(sorted(missing))}", hint="make down up"
-        )
+        why = f"the running stack was started by other code and has no {', '.join(sorted(missing))}"
+        raise StepFailedError(why, hint="make down up")
     return f"runs with older {' and '.join(changed)}: make down up" if changed else "runs already"
 
 
@@ -187,18 +188,17 @@ def check_ports(settings: Settings, wanted: list[Service]) -> None:
                 ) from None
 
 
-def _migrate(settings: Settings, supervisor: Supervisor, secrets: Secrets) -> str:
-    stamp = settings.home / "airflow" / ".migrated"
-    if stamp.is_file() and stamp.read_text() == version("apache-airflow"):
+def _migrate(settings: Settings, secrets: Secrets, log: Path) -> str:
+    stamp, release = settings.home / "airflow" / ".migrated", version("apache-airflow")
+    if stamp.is_file() and stamp.read_text() == release:
         return "as it was"
-    log = supervisor.logs / "airflow-db.log"
     environment = inherited_environment() | airflow_environment(settings, secrets)
-    command = [str(BIN / "airflow"), "db", "migrate"]
     with log.open("w") as file:
+        command = [str(BIN / "airflow"), "db", "migrate"]
         done = subprocess.run(command, env=environment, stdout=file, stderr=file, check=False)
     if done.returncode != 0:
-        raise StepFailedError("`airflow db migrate` failed", log=log)
-    stamp.write_text(version("apache-airflow"))
+        raise StepFailedError("`airflow db migrate` failed")
+    stamp.write_text(release)
     return "migrated"
 
 
@@ -301,9 +301,8 @@ def _deploy_unfit(settings: Settings, api: AirflowApi, months: str | None) -> st
     version = registry.versions(settings.models)[0]
     verdict = registry.read_verdict(settings.models, version)
     if months is None or settings.require_approval or verdict is None or verdict.passed:
-        raise StepFailedError(
-            "the new model was not promoted", hint="make models says why; the training DAG has a parameter `force`"
-        )
+        hint = "make models says why; the training DAG has a parameter `force`"
+        raise StepFailedError("the new model was not promoted", hint=hint)
     api.trigger(DagId.PREDICTOR, {"action": Action.DEPLOY.value, "version": version})
     return f", although {'; '.join(verdict.reasons)}"
 

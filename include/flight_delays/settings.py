@@ -312,12 +312,12 @@ class Settings(BaseSettings):
 
     @property
     def kafka_is_external(self) -> bool:
-        """Whether the user named brokers of their own (`FLIGHTS_KAFKA_BOOTSTRAP`)."""
+        """Whether the user named brokers of their own (`FLIGHTS_KAFKA_BOOTSTRAP`): then none is started."""
         return self.kafka_bootstrap != f"{LOOPBACK}:{self.port_kafka}"
 
     @property
     def spark_connect_is_external(self) -> bool:
-        """Whether the user named a Spark Connect server of their own (`FLIGHTS_SPARK_CONNECT_URL`)."""
+        """Whether the user named a server of their own (`FLIGHTS_SPARK_CONNECT_URL`): then none is started."""
         return self.spark_connect_url != self._embedded_spark_connect
 
     @property

@@ -291,18 +291,18 @@ public final class EmbeddedMongo {
         /** For aggregations, so also for count_documents: the library would first hold all documents in memory. */
         @Override
         public Stream<Document> queryAllAsStream() {
-            return scan(0, false).peek(new Heap());
+            return scan(false).peek(new Heap());
         }
 
         /**
-         * The documents from a position on, each as it is when it is reached. H2's own cursor reads the version that it
+         * The documents that are there now, each as it is when it is reached. H2's own cursor reads the version that it
          * began with, and fails ("Chunk not found") where compaction has taken that away.
          */
-        private Stream<Document> scan(long from, boolean newestFirst) {
-            Object first = newestFirst ? data.floorKey(from) : data.ceilingKey(from);
+        private Stream<Document> scan(boolean newestFirst) {
             long end = next;
             return Stream.iterate(
-                    first, key -> key != null && (Long) key < end, newestFirst ? data::lowerKey : data::higherKey)
+                    newestFirst ? data.lowerKey(end) : data.firstKey(), key -> key != null && (Long) key < end,
+                    newestFirst ? data::lowerKey : data::higherKey)
                 .map(data::get).filter(Objects::nonNull); // null: deleted since
         }
 
@@ -336,23 +336,13 @@ public final class EmbeddedMongo {
             return super.queryDocuments(query, orderBy, skip, limit, batchSize, fields);
         }
 
-        /** Newest first by `$natural` reads from the end; what a page skips is not read. */
+        /** Newest first by `$natural` reads from the end. */
         @Override
         protected QueryResult matchDocuments(
                 Document query, Document orderBy, int skip, int limit, int batchSize, Document fields) {
             boolean newestFirst = isNaturalDescending(orderBy);
             Comparator<Document> order = newestFirst ? null : deriveComparator(orderBy);
-            boolean page = order == null && query.isEmpty() && skip > 0;
-            long from = newestFirst ? next - 1 : 0;
-            if (page) {
-                Long key = (Long) data.getKey(newestFirst ? data.sizeAsLong() - 1 - skip : skip);
-                if (key == null) {
-                    return new QueryResult();
-                }
-                from = key;
-            }
-            Stream<Document> found = scan(from, newestFirst);
-            return matchDocumentsFromStream(query, found, page ? 0 : skip, limit, batchSize, order, fields);
+            return matchDocumentsFromStream(query, scan(newestFirst), skip, limit, batchSize, order, fields);
         }
 
         /** Reads as the result is used. A sort with a limit holds no more documents than that. */

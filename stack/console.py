@@ -13,7 +13,7 @@ import psutil
 from confluent_kafka import OFFSET_END, TopicPartition
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from flight_delays.answers.store import last_predictions
@@ -37,8 +37,8 @@ def status(settings: Settings) -> None:
     if not supervisor.running():
         raise StepFailedError("the stack does not run", hint="make up")
     console = Console(highlight=False)
-    table = Table("service", "process", "health", title=f"Processes of {settings.home}", title_justify="left")
-    table.add_column("memory", justify="right")
+    columns = [Column(name, overflow="fold") for name in ("service", "process", "health", "memory")]
+    table = Table(*columns, title=f"Processes of {settings.home}", title_justify="left")
     states, unhealthy = supervisor.states(), []
     for service in services(settings, secrets):
         state = states[service.name]

@@ -9,7 +9,6 @@ import stat
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 
 from flight_delays.infra.files import write_private
 from flight_delays.settings import Settings
@@ -42,24 +41,15 @@ def load_secrets(settings: Settings) -> Secrets:
         hint = f"put it back from a backup, or have new ones generated: echo {{}} > {path}"
         raise StepFailedError(f"{path} with the passwords and keys of this state is missing", hint=hint)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = read_secrets(path) if path.exists() else {}
+    try:
+        found = json.loads(path.read_text()) if path.exists() else {}
+        if not isinstance(found, dict) or not all(value and isinstance(value, str) for value in found.values()):
+            raise ValueError("expected a JSON object of passwords and keys")
+    except (OSError, ValueError) as error:
+        raise StepFailedError(f"{path.name} is damaged: {error}", hint="put it back from a backup") from error
     secrets = Secrets(**{each.name: found[each.name] for each in fields(Secrets) if each.name in found})
     write_private(path, json.dumps(asdict(secrets), indent=2))
     return secrets
-
-
-def read_secrets(path: Path, *, complete: bool = False) -> dict[str, str]:
-    """What the file holds. Raises StepFailedError where it is damaged or, if wanted, incomplete."""
-    wanted = {each.name for each in fields(Secrets)} - {"spark_connect_token"} if complete else set()
-    try:
-        found = json.loads(path.read_text())
-        if not isinstance(found, dict) or not all(value and isinstance(value, str) for value in found.values()):
-            raise ValueError("expected a JSON object of passwords and keys")
-        if missing := wanted - found.keys():
-            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-    except (OSError, ValueError) as error:
-        raise StepFailedError(f"{path.name} is damaged: {error}", hint="put it back from a backup") from error
-    return found
 
 
 def make_private(settings: Settings) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from uuid import uuid4
 
@@ -214,17 +211,11 @@ def test_a_bad_backup_changes_nothing(old: Stack, tmp_path: Path) -> None:
         with pytest.raises(StepFailedError, match=match):
             backup.restore(old.settings, bad, force=True)
 
-    def changed(change: Callable[[str, bytes], bytes | None], added: str = "") -> None:
-        """Writes the good backup with its files changed, or left out, and an empty one added at the front."""
+    def add(name: str) -> None:
         with tarfile.open(good) as whole, tarfile.open(bad, "w:gz") as archive:
-            if added:
-                archive.addfile(tarfile.TarInfo(added))
+            archive.addfile(tarfile.TarInfo(name))
             for member in whole:
-                content = whole.extractfile(member)
-                text = change(member.name, content.read()) if content else b""
-                if text is not None:
-                    member.size = len(text)
-                    archive.addfile(member, io.BytesIO(text))
+                archive.addfile(member, whole.extractfile(member))
 
     refused("no whole backup")  # there is none
     for damaged in (
@@ -235,21 +226,15 @@ def test_a_bad_backup_changes_nothing(old: Stack, tmp_path: Path) -> None:
     ):
         bad.write_bytes(damaged)
         refused("no whole backup")
-    changed(lambda name, text: None if "pipeline/metadata/part-" in name else text)
-    refused("damaged")
-    changed(lambda _, text: text, added="../escaped")
-    refused("no whole backup")
     for name in (
+        "../escaped",
         "airflow/config/airflow_local_settings.py",
         "models/../airflow/webserver_config.py",
         "run/x.conf",
         "backup.json",  # of the dumps between two releases
     ):
-        changed(lambda _, text: text, added=name)
+        add(name)
         refused("is no part of a backup")
-    for secrets in (b"{}", json.dumps(asdict(old.secrets) | {"airflow_fernet_key": ""}).encode()):
-        changed(lambda name, text, secrets=secrets: secrets if name == "secrets.json" else text)
-        refused(r"secrets\.json")
     assert everything(old) == before
     assert not (old.settings.home / state.UNFINISHED_RESTORE).exists()
 

@@ -88,7 +88,8 @@ class Supervisor:
 
     def stop(self, keep: tuple[str, ...] = ()) -> None:
         """Stops all services but those to `keep`, and, where there are none, the process manager; waits for the end."""
-        pid = self.pid()
+        if (process := self.process()) is None:
+            return
         # At once, where `shutdown` waits for one before it stops the next; then what the sink still writes into.
         for last in (False, True):
             group = [name for name in self.states() if (name in STORES) == last and name not in keep]
@@ -100,11 +101,9 @@ class Supervisor:
             return
         self._rpc.shutdown()
         try:
-            psutil.Process(pid).wait(timeout=90)
-        except psutil.NoSuchProcess:
-            pass
+            process.wait(timeout=90)
         except psutil.TimeoutExpired as error:
-            raise RuntimeError(f"the process manager (process {pid}) did not stop within 90 s") from error
+            raise RuntimeError(f"the process manager (process {process.pid}) did not stop within 90 s") from error
 
     def pid(self) -> int:
         """The process manager's own process."""

@@ -18,6 +18,7 @@ from flight_delays.errors import BrokerError, DataError, sentence
 from flight_delays.predictor.state import Action
 from flight_delays.settings import Settings, SettingsError, get_settings
 from stack import console, state
+from stack.backup import backup, restore
 from stack.secrets import load_secrets, make_private
 from stack.services import BIN, airflow_environment, inherited_environment
 from stack.steps import StepFailedError, explain
@@ -59,10 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--count", type=int, default=5)
     add("--json", action="store_true", dest="as_json", help="whole documents, a line each")
     command("logs", "follow the logs", console.logs)("service", nargs="?")
-    add = command("backup", "write a backup", console.backup)
+    add = command("backup", "write a backup", backup)
     add("path", nargs="?", type=Path)
     add("--no-stop", action="store_false", dest="may_stop", help="refuse where the stack runs")
-    add = command("restore", "restore a backup", console.restore)
+    add = command("restore", "restore a backup", restore)
     add("path", type=Path)
     add("--force", action="store_true", help="replace the state that is there")
     command("clean", "remove all state", console.clean)("--yes", action="store_true", dest="assume_yes")

@@ -64,16 +64,16 @@ class AirflowApi:
         return run_id
 
     def runs(self, dag_id: str, limit: int = 5) -> list[dict[str, Any]]:
-        """The DAG's last runs, newest first."""
+        """The DAG's last runs, newest first; those of all DAGs for "~"."""
         return list(self._get(f"/dags/{dag_id}/dagRuns", limit=limit, order_by="-run_after")["dag_runs"])
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """One run."""
         return dict(self._get(f"/dags/{dag_id}/dagRuns/{run_id}"))
 
-    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """The task instances of a run."""
-        return list(self._get(f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"])
+    def tasks(self, dag_id: str, run_id: str, **filters: str) -> list[dict[str, Any]]:
+        """The task instances of a run; those of all runs for "~", "~"."""
+        return list(self._get(f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", **filters)["task_instances"])
 
     def _get(self, path: str, **params: Any) -> Any:
         return self._send("GET", f"/api/v2{path}", params=params)

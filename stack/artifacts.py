@@ -19,6 +19,7 @@ from flight_delays.settings import PROJECT, Settings
 from stack.steps import StepFailedError
 
 HERE = Path(__file__).resolve().parent
+SOURCE = HERE / "EmbeddedMongo.java"
 PINS = HERE / "jars.sha256"
 """`<sha256>  <conf>/<file>` a line, as `sha256sum --check` reads it."""
 
@@ -43,35 +44,35 @@ def classpath(conf: str) -> str:
 def fetch(settings: Settings) -> str:
     """Brings the pinned jars and the compiled embedded MongoDB into `JARS`; says in a word what was done.
 
-    What is there is used only where every file is the pinned one; else all are fetched again.
+    What is there is used only where every file is as it was fetched; else all are fetched again.
     Raises StepFailedError where a download fails, RuntimeError where a file is not the pinned one.
     """
-    wanted = hashlib.sha256(PINS.read_bytes() + (HERE / "EmbeddedMongo.java").read_bytes()).hexdigest()
-    if _are_complete(wanted):
+    if _is_complete():
         return "cached"
     with locked(JARS.with_name(".jars.lock")):  # Ivy's cache takes one at a time; nobody replaces what another starts
-        if _are_complete(wanted):
+        if _is_complete():
             return "cached"
         staging = JARS.with_name(f".jars-{os.getpid()}")
         shutil.rmtree(staging, ignore_errors=True)
         retrieve(HERE / "ivy.xml", PINS, staging, settings)
         _compile(staging)
-        (staging / ".complete").write_text(f"{wanted} {_classes(staging)}")
+        (staging / ".complete").write_text(_digest(staging))
         shutil.rmtree(JARS, ignore_errors=True)
         staging.rename(JARS)
     return f"{len(PINS.read_text().splitlines())} files, checked"
 
 
-def _are_complete(wanted: str) -> bool:
+def _is_complete() -> bool:
     stamp = JARS / ".complete"
-    done = stamp.is_file() and stamp.read_text() == f"{wanted} {_classes(JARS)}"
-    return done and not _wrong(PINS, JARS)  # 40 ms for 59 MB
+    return stamp.is_file() and stamp.read_text() == _digest(JARS)  # 40 ms for 59 MB
 
 
-def _classes(folder: Path) -> str:
-    """The hash of what `_compile` made: no pin is possible, as it depends on the compiler."""
-    files = sorted((folder / "embedded-mongo").glob("*.class"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+def _digest(folder: Path) -> str:
+    """Of all that was fetched and compiled, and of what it was made from."""
+    digest = hashlib.sha256(PINS.read_bytes() + SOURCE.read_bytes())
+    for path in sorted(folder.glob("*/*")):
+        digest.update(f"{path.relative_to(folder)} {sha256_of(path)}".encode())
+    return digest.hexdigest()
 
 
 def retrieve(module: Path, pins: Path, target: Path, settings: Settings) -> None:
@@ -80,9 +81,11 @@ def retrieve(module: Path, pins: Path, target: Path, settings: Settings) -> None
     Raises StepFailedError where a download fails, RuntimeError where a file is not the pinned one.
     """
     _download(module, target, settings.ivy_settings)
-    if wrong := _wrong(pins, target):
+    pinned = {name: digest for digest, name in (line.split() for line in pins.read_text().splitlines())}
+    found = {str(path.relative_to(target)): sha256_of(path) for path in target.glob("*/*.jar")}
+    if wrong := {name for name, _ in pinned.items() ^ found.items()}:
         raise RuntimeError(
-            f"these JVM artifacts are not the pinned ones: {', '.join(wrong)}; delete them from Ivy's cache "
+            f"these JVM artifacts are not the pinned ones: {', '.join(sorted(wrong))}; delete them from Ivy's cache "
             f"(~/.ivy2/cache) and try again, or compare {module.relative_to(PROJECT)} with {pins.relative_to(PROJECT)}"
         )
 
@@ -139,17 +142,10 @@ def _certificates(folder: Path) -> dict[str, str]:
     return {"javax.net.ssl.trustStore": str(store), "javax.net.ssl.trustStoreType": "PKCS12"}
 
 
-def _wrong(pins: Path, folder: Path) -> list[str]:
-    pinned = {name: digest for digest, name in (line.split() for line in pins.read_text().splitlines())}
-    found = {str(path.relative_to(folder)): sha256_of(path) for path in folder.glob("*/*.jar")}
-    return sorted(name for name in pinned.keys() | found.keys() if pinned.get(name) != found.get(name))
-
-
 def _compile(folder: Path) -> None:
-    classes = folder / "embedded-mongo"
     # For the oldest JDK that is accepted: the next start may find that one.
     command = ["javac", "--release", "17", "-cp", str(folder / "mongo" / "*")]
-    command += ["-d", str(classes), str(HERE / "EmbeddedMongo.java")]
+    command += ["-d", str(folder / "embedded-mongo"), str(SOURCE)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise StepFailedError(f"stack/EmbeddedMongo.java does not compile:\n{done.stdout}{done.stderr}")
+        raise StepFailedError(f"{SOURCE.name} does not compile:\n{done.stdout}{done.stderr}")

@@ -16,12 +16,9 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-from flight_delays.data import records
-from flight_delays.infra.files import move_durably, sha256_of
-from flight_delays.model import registry
+from flight_delays.infra.files import move_durably
 from flight_delays.settings import Settings
 from stack import launch, state
-from stack.secrets import read_secrets
 from stack.steps import StepFailedError, step
 from stack.supervisor import Supervisor
 from stack.up import PredictorStoppedError, down, locked, up
@@ -37,35 +34,38 @@ _STATELESS = ("web",)
 """Goes on during a backup, and answers 503."""
 
 
-def backup(settings: Settings, target: Path | None, *, may_stop: bool = True) -> Path:
+def backup(settings: Settings, path: Path | None, *, may_stop: bool = True) -> Path:
     """Writes the backup, readable by its owner only, whole or not at all; returns its path. Raises StepFailedError.
 
-    Without `target`: `backups/<UTC time>.tar.gz` in the home. A running stack is stopped for it and started again, also
+    Without `path`: `backups/<UTC time>.tar.gz` in the home. A running stack is stopped for it and started again, also
     after a failure; without `may_stop` it is a reason to refuse.
     """
-    path = target or settings.home / "backups" / f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}.tar.gz"
+    path = path or settings.home / "backups" / f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}.tar.gz"
     path = path.expanduser().absolute()
     if path.exists():
         raise StepFailedError(f"{path} is there already", hint="name another file: make backup BACKUP=FILE")
     if state.found_format(settings) is None:
         raise StepFailedError(f"there is no state in {settings.home}", hint="make up")
     if not Supervisor(settings).running():
-        return _write(settings, path)
-    if not may_stop:
+        _write(settings, path)
+    elif not may_stop:
         raise StepFailedError("the stack is running, and only a stopped stack can be backed up", hint="make down")
-    if changed := state.changed_since_start(settings):
+    elif changed := state.changed_since_start(settings):
         why = f"the running stack was started with other {' and '.join(changed)}, and would not come back as it is"
         raise StepFailedError(why, hint="make down backup up")
-    print("The stack stops for the backup and starts again after it.", flush=True)
-    try:
-        down(settings, keep=_STATELESS)
-        return _write(settings, path)
-    finally:
-        with suppress(PredictorStoppedError):  # it was stopped before
-            up(settings)
+    else:
+        print("The stack stops for the backup and starts again after it.", flush=True)
+        try:
+            down(settings, keep=_STATELESS)
+            _write(settings, path)
+        finally:
+            with suppress(PredictorStoppedError):  # it was stopped before
+                up(settings)
+    print("\nThe backup holds passwords: keep it where nobody else reads it.\nBack with it: make restore BACKUP=FILE")
+    return path
 
 
-def _write(settings: Settings, path: Path) -> Path:
+def _write(settings: Settings, path: Path) -> None:
     external = (_KAFKA if settings.kafka_is_external else ()) + (_MONGO if settings.mongo_is_external else ())
     with locked(settings), step("backup") as current:
         state.check(settings)
@@ -82,10 +82,9 @@ def _write(settings: Settings, path: Path) -> Path:
             part.chmod(0o600)
             move_durably(part, path)
         current.result = f"{path.stat().st_size / 1e6:.1f} MB in {path}"
-    return path
 
 
-def restore(settings: Settings, source: Path, *, force: bool) -> None:
+def restore(settings: Settings, path: Path, *, force: bool) -> None:
     """Makes the home what the backup holds. Raises StepFailedError, and then the home is what it was.
 
     All is unpacked and checked beside the state before anything is moved. Without `force`, an existing state is a
@@ -96,7 +95,7 @@ def restore(settings: Settings, source: Path, *, force: bool) -> None:
         try:
             with step("archive") as current:
                 _refuse_what_is_in_use(settings, force=force)
-                _unpack(source, staging)
+                _unpack(path, staging)
                 _check(settings, settings.model_copy(update={"home": staging}))
                 current.result = "whole"
             with step("state") as current:
@@ -104,6 +103,7 @@ def restore(settings: Settings, source: Path, *, force: bool) -> None:
                 current.result = "in " + str(settings.home)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+    print("\nRestored. Next: make up")
 
 
 def _refuse_what_is_in_use(settings: Settings, *, force: bool) -> None:
@@ -140,15 +140,8 @@ def _known(member: tarfile.TarInfo, target: str) -> tarfile.TarInfo:
 
 
 def _check(settings: Settings, staged: Settings) -> None:
-    """Checks all that was unpacked, and notes in it where it is not the whole state."""
-    read_secrets(staged.home / "secrets.json", complete=True)
+    """Refuses a state that this code cannot go on with, and notes in it where it is not the whole state."""
     state.check(staged)
-    for version in {*registry.versions(staged.models), registry.read_pointer(staged.models).champion} - {None}:
-        registry.verify(staged.models, str(version))
-    manifest = records.read_manifest(staged.records)
-    for month in manifest.months if manifest else []:
-        if sha256_of(staged.records / month.path) != month.sha256:
-            raise StepFailedError(f"{month.path} is damaged", hint="take another backup")
     external = settings.kafka_is_external or settings.mongo_is_external or settings.spark_connect_is_external
     if external or not all((staged.home / part).exists() for part in ("kafka/data", "mongo")):
         (staged.home / state.RESTORED_IN_PART).touch()

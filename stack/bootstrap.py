@@ -17,14 +17,20 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(PROJECT), str(PROJECT / "include")]
 
-from stack.steps import Step, StepFailedError, explain, step  # noqa: E402 - the path above comes first
+from stack.steps import TAIL_LINES, Step, StepFailedError, explain, step  # noqa: E402 - the path above comes first
 
 VENV = PROJECT / ".venv"
 PYTHON = VENV / "bin" / "python"
 JDK_VERSIONS = (17, 21)
+JDK_COMMANDS = {
+    "apt-get": "apt-get install -y -qq --no-install-recommends default-jdk-headless",
+    "dnf": "dnf install -y java-21-openjdk-devel",
+    "zypper": "zypper install -y java-21-openjdk-devel",
+    "pacman": "pacman -S --noconfirm jdk21-openjdk",
+    "apk": "apk add openjdk21-jdk",
+    "brew": "brew install openjdk@21",
+}
 REQUIREMENTS = ("requirements.lock", "requirements-dev.lock")
-
-
 NETWORK = (
     "check the network; a mirror is named in UV_DEFAULT_INDEX, a proxy in HTTPS_PROXY (pip takes no SOCKS), and the "
     "certificates of one that inspects TLS in SSL_CERT_FILE"
@@ -70,7 +76,8 @@ def find_jdk(current: Step) -> str:
     version = _jdk_version()
     if version in JDK_VERSIONS:
         return f"JDK {version}"
-    command = _jdk_command()
+    commands = [command for tool, command in JDK_COMMANDS.items() if shutil.which(tool)]
+    command = next(iter(commands), "see your system's packages for OpenJDK 21")
     if version is None and command.startswith("apt-get") and os.geteuid() == 0:
         current.say("installing with apt-get")
         subprocess.run(["apt-get", "update", "-qq"], check=False, stdout=subprocess.DEVNULL)
@@ -96,40 +103,24 @@ def _jdk_version() -> int | None:
     return versions.pop() if len(versions) == 1 else 0
 
 
-def _jdk_command() -> str:
-    if platform.system() == "Darwin":
-        return "brew install openjdk@21"
-    for tool, command in (
-        ("apt-get", "apt-get install -y -qq --no-install-recommends default-jdk-headless"),
-        ("dnf", "dnf install -y java-21-openjdk-devel"),
-        ("zypper", "zypper install -y java-21-openjdk-devel"),
-        ("pacman", "pacman -S --noconfirm jdk21-openjdk"),
-        ("apk", "apk add openjdk21-jdk"),
-    ):
-        if shutil.which(tool):
-            return command
-    return "see your system's packages for OpenJDK 21"
-
-
 def install(requirements: str, current: Step) -> None:
     """Makes `.venv` hold the locked packages and the project itself; does nothing where it does already."""
     whole = _venv_is_whole()
     if whole and _stamp(requirements).is_file() and _stamp(requirements).read_text() == _wanted(requirements):
         current.result = "as locked"
         return
-    log = VENV / "install.log"
     if not whole:
         current.say("making .venv")
-        _run([sys.executable, "-m", "venv", "--clear", str(VENV)], None, "install the package python3-venv")
+        _run([sys.executable, "-m", "venv", "--clear", str(VENV)], "install the package python3-venv")
     for name in REQUIREMENTS:  # else, were this run killed, a stamp of an older lock could come true again
         if _stamp(name).is_file() and _stamp(name).read_text() != _wanted(name):
             _stamp(name).unlink()
     current.say("installing the installer")
-    _run([str(PYTHON), "-m", "pip", "install", "-q", "--require-hashes", "-r", "stack/uv.txt"], log, "")
+    _run([str(PYTHON), "-m", "pip", "install", "-q", "--require-hashes", "-r", "stack/uv.txt"])
     uv = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", str(PYTHON)]
     current.say(f"installing {requirements}")
-    _run([*uv, "--require-hashes", "--compile-bytecode", "-r", requirements], log, "")
-    _run([*uv, "--no-deps", "--no-build-isolation", "--editable", "."], log, "")
+    _run([*uv, "--require-hashes", "--compile-bytecode", "-r", requirements])
+    _run([*uv, "--no-deps", "--no-build-isolation", "--editable", "."])
     _stamp(requirements).write_text(_wanted(requirements))
     current.result = f"{requirements} installed"
 
@@ -154,16 +145,11 @@ def _venv_is_whole() -> bool:
     return done.returncode == 0 and re.search(rb"[!\s'\"]" + re.escape(os.fsencode(VENV / "bin")), script) is not None
 
 
-def _run(command: list[str], log: Path | None, hint: str) -> None:
+def _run(command: list[str], hint: str = "") -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT)
-    if log is not None:
-        log.write_text(done.stdout + done.stderr)
     if done.returncode != 0:
-        raise StepFailedError(
-            f"`{' '.join(command)}` failed" + ("" if log else f": {(done.stdout + done.stderr).strip()}"),
-            hint=hint,
-            log=log,
-        )
+        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-TAIL_LINES:])
+        raise StepFailedError(f"`{' '.join(command)}` failed:\n{tail}", hint=hint)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The console steps: status, models, topics, listen, predictions, logs, backup, restore, clean."""
+"""What the commands print: status, models, topics, listen, predictions, logs; and clean."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
+from confluent_kafka import OFFSET_END, TopicPartition
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from flight_delays.answers.store import last_predictions
@@ -24,7 +24,6 @@ from flight_delays.infra.printable import one_line, printable
 from flight_delays.model import registry
 from flight_delays.predictor.status import Condition, read_status, rows
 from flight_delays.settings import Settings
-from stack import backup as files
 from stack.secrets import load_secrets
 from stack.services import services
 from stack.steps import START, StepFailedError
@@ -38,9 +37,8 @@ def status(settings: Settings) -> None:
     if not supervisor.running():
         raise StepFailedError("the stack does not run", hint="make up")
     console = Console(highlight=False)
-    table = Table(title=f"Processes of {settings.home}", title_justify="left")
-    for column in ("service", "process", "health", "memory"):
-        table.add_column(column, justify="right" if column == "memory" else "left", overflow="fold")
+    columns = [Column(name, overflow="fold") for name in ("service", "process", "health", "memory")]
+    table = Table(*columns, title=f"Processes of {settings.home}", title_justify="left")
     states, unhealthy = supervisor.states(), []
     for service in services(settings, secrets):
         state = states[service.name]
@@ -57,9 +55,8 @@ def status(settings: Settings) -> None:
     console.print(f"memory in all: {memory_bytes(supervisor.pid()) / 2**20:.0f} MiB (proportional set size)")
     unhealthy += predictor_status(settings, console)
     if unhealthy:
-        raise StepFailedError(
-            f"unhealthy: {', '.join(unhealthy)}", hint="make logs; a run of the DAG flight_delay_predictor repairs"
-        )
+        hint = "make logs; a run of the DAG flight_delay_predictor repairs"
+        raise StepFailedError(f"unhealthy: {', '.join(unhealthy)}", hint=hint)
 
 
 def predictor_status(settings: Settings, console: Console) -> list[str]:
@@ -112,35 +109,30 @@ def models(settings: Settings) -> None:
     for version in registry.versions(settings.models):
         console.print(_text(version), style="bold")
         try:
-            metadata = registry.load_metadata(settings.models, version)
-            verdict = registry.read_verdict(settings.models, version)
+            lines = _model(settings, version, pointer)
         except RegistryError as error:
-            lines = [f"serves: no: {error}"]
-        else:
-            scores = metadata.metrics
-            lines = [
-                f"serves: {_why(version, pointer, verdict)}",
-                f"accuracy {scores.accuracy:.3f}, log-loss {scores.log_loss:.3f}, "
-                f"calibration error {scores.calibration_error:.3f}",
-                f"trained {metadata.trained_at.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC",
-            ]
-        for line in lines:
-            console.print(Padding(_text(line), (0, 0, 0, 2)))
+            lines = f"serves: no: {error}"
+        console.print(Padding(_text(lines), (0, 0, 0, 2)))
     if problem:
         raise StepFailedError(problem)
 
 
-def _why(version: str, pointer: registry.Pointer, verdict: registry.Verdict | None) -> str:
-    role = {pointer.champion: "yes, the champion", pointer.previous: "no, the previous one"}.get(version, "no")
+def _model(settings: Settings, version: str, pointer: registry.Pointer) -> str:
+    metadata = registry.load_metadata(settings.models, version)
+    verdict = registry.read_verdict(settings.models, version)
+    scores = metadata.metrics
+    serves = {pointer.champion: "yes, the champion", pointer.previous: "no, the previous one"}.get(version, "no")
     if verdict is None:
-        return f"{role}; never judged"
-    if verdict.history:
-        role += f"; {verdict.history[-1]}"
+        serves += "; never judged"
+    elif verdict.history:
+        serves += f"; {verdict.history[-1]}"
     elif verdict.passed:
-        role += "; passed, but not promoted: not approved, or the run ended before"
-    if verdict.reasons:
-        role += f"; {'forced, though' if verdict.forced else 'unfit:'} {'; '.join(verdict.reasons)}"
-    return role
+        serves += "; passed, but not promoted: not approved, or the run ended before"
+    if verdict and verdict.reasons:
+        serves += f"; {'forced, though' if verdict.forced else 'unfit:'} {'; '.join(verdict.reasons)}"
+    return f"""serves: {serves}
+accuracy {scores.accuracy:.3f}, log-loss {scores.log_loss:.3f}, calibration error {scores.calibration_error:.3f}
+trained {metadata.trained_at.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"""
 
 
 def topics(settings: Settings) -> None:
@@ -155,8 +147,6 @@ def topics(settings: Settings) -> None:
 
 def listen(settings: Settings) -> None:
     """Prints the messages of all topics as they come, until interrupted."""
-    from confluent_kafka import OFFSET_END, TopicPartition
-
     with suppress(KeyboardInterrupt), kafka.reader(settings) as consumer:
         places = [place for topic in TOPICS for place in kafka.partitions_of(consumer, settings, topic)]
         consumer.assign([TopicPartition(place.topic, place.partition, OFFSET_END) for place in places])
@@ -194,29 +184,14 @@ def logs(settings: Settings, service: str | None) -> None:
     """Follows the logs of one service, or of all."""
     files = sorted((settings.home / "logs").glob(f"{service or '*'}.log"))
     if not files:
-        raise StepFailedError(
-            f"there is no log of {service or 'any service'} in {settings.home / 'logs'}", hint="make up"
-        )
+        why = f"there is no log of {service or 'any service'} in {settings.home / 'logs'}"
+        raise StepFailedError(why, hint="make up")
     with subprocess.Popen(["tail", "-n", "30", "-F", *map(str, files)], stdout=subprocess.PIPE) as tail:
         try:
             for line in tail.stdout or ():
                 print(printable(line.decode(errors="replace").removesuffix("\n")), flush=True)
         finally:
             tail.terminate()
-
-
-def backup(settings: Settings, path: Path | None, *, may_stop: bool) -> None:
-    """Writes a backup and says where it is and what is in it."""
-    print(f"""
-{files.backup(settings, path, may_stop=may_stop)}
-holds the state of the stopped stack, passwords included: keep it where nobody
-else reads it. Back with it: make restore BACKUP=FILE""")
-
-
-def restore(settings: Settings, path: Path, *, force: bool) -> None:
-    """Restores a backup and says what to do next."""
-    files.restore(settings, path, force=force)
-    print("\nRestored. Next: make up")
 
 
 def clean(settings: Settings, *, assume_yes: bool) -> None:

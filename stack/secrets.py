@@ -9,7 +9,6 @@ import stat
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 
 from flight_delays.infra.files import write_private
 from flight_delays.settings import Settings
@@ -38,33 +37,19 @@ def load_secrets(settings: Settings) -> Secrets:
     Raises StepFailedError where the file is damaged, or missing in a home that has state.
     """
     path = settings.home / "secrets.json"
-    if not path.exists():
-        if state.found_format(settings) is not None:
-            hint = f"put it back from a backup, or have new ones generated: echo {{}} > {path}"
-            raise StepFailedError(f"{path} with the passwords and keys of this state is missing", hint=hint)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = {}
-    else:
-        found = read_secrets(path)
-    names = {each.name for each in fields(Secrets)}
-    secrets = Secrets(**{name: value for name, value in found.items() if name in names})
-    if asdict(secrets) != found:
-        write_private(path, json.dumps(asdict(secrets), indent=2))
-    return secrets
-
-
-def read_secrets(path: Path, *, complete: bool = False) -> dict[str, str]:
-    """What the file holds. Raises StepFailedError where it is damaged or, if wanted, incomplete."""
+    if not path.exists() and state.found_format(settings) is not None:
+        hint = f"put it back from a backup, or have new ones generated: echo {{}} > {path}"
+        raise StepFailedError(f"{path} with the passwords and keys of this state is missing", hint=hint)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text()) if path.exists() else {}
         if not isinstance(found, dict) or not all(value and isinstance(value, str) for value in found.values()):
             raise ValueError("expected a JSON object of passwords and keys")
     except (OSError, ValueError) as error:
         raise StepFailedError(f"{path.name} is damaged: {error}", hint="put it back from a backup") from error
-    wanted = {each.name for each in fields(Secrets)} - {"spark_connect_token"}
-    if complete and (missing := wanted - found.keys()):
-        raise StepFailedError(f"{path.name} lacks {', '.join(sorted(missing))}", hint="take another backup")
-    return found
+    secrets = Secrets(**{each.name: found[each.name] for each in fields(Secrets) if each.name in found})
+    write_private(path, json.dumps(asdict(secrets), indent=2))
+    return secrets
 
 
 def make_private(settings: Settings) -> None:
@@ -72,16 +57,15 @@ def make_private(settings: Settings) -> None:
 
     Raises StepFailedError where this user may not, or where the folder is for all users, e.g. /tmp.
     """
+    own = "name a folder of your own: FLIGHTS_HOME=FOLDER"
     for path in (settings.home, settings.home / "secrets.json"):
         with suppress(FileNotFoundError):
-            mode = path.stat().st_mode
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & stat.S_ISVTX:
+                raise StepFailedError(f"{path} is a folder of all users", hint=own)
             if mode & 0o077:
-                own = "name a folder of your own: FLIGHTS_HOME=FOLDER"
-                if mode & stat.S_ISVTX:
-                    raise StepFailedError(f"{path} is a folder of all users", hint=own)
                 try:
-                    path.chmod(stat.S_IMODE(mode) & 0o700)
+                    path.chmod(mode & 0o700)
                 except PermissionError as error:
                     raise StepFailedError(f"other users may read {path}, and it is not yours", hint=own) from error
-                said = f"Other users could read {path} (mode {stat.S_IMODE(mode):o}); now only you can."
-                print(said, file=sys.stderr)
+                print(f"Other users could read {path} (mode {mode:o}); now only you can.", file=sys.stderr)

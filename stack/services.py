@@ -12,20 +12,26 @@ import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
+import httpx
+from confluent_kafka.admin import AdminClient
+
+from flight_delays.answers import sink
 from flight_delays.contract import CLIENT_ID
+from flight_delays.infra import mongo
 from flight_delays.infra.files import write_private
 from flight_delays.infra.kafka import PARTITIONER, client_options
-from flight_delays.infra.mongo import CLIENT_OPTIONS
+from flight_delays.predictor import engine
 from flight_delays.settings import LOOPBACK, PROJECT, Settings
 from stack import artifacts, state
 from stack.secrets import Secrets
 
 BIN = Path(sys.executable).parent
 MIB = 1024 * 1024
-Ready = Callable[[Settings], None]
+Ready = Callable[[Settings], object]
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,7 @@ class Service:
 
 
 def services(settings: Settings, secrets: Secrets) -> list[Service]:
-    """Every service of this installation, in the order in which they depend on each other."""
-    mongo = [] if settings.mongo_is_external else [_mongo(settings)]
+    """Every service of this installation, in the order in which they depend on each other; none that is external."""
     environment = airflow_environment(settings, secrets)
 
     def airflow(name: str, words: list[str], ready: Ready, *ports: str) -> Service:  # after the database is migrated
@@ -58,20 +63,35 @@ def services(settings: Settings, secrets: Secrets) -> list[Service]:
     gunicorn = [str(BIN / "gunicorn"), "--config", str(PROJECT / "webapp" / "gunicorn.conf.py")]
     in_part = (settings.home / state.RESTORED_IN_PART).exists()  # its offsets are reset first
     return [
-        *mongo,
-        _kafka(settings),
-        _spark_connect(settings, secrets),
-        Service("sink", [sys.executable, "-m", "flight_delays.answers.sink"], _sink_ready, autostart=not in_part),
+        *([] if settings.mongo_is_external else [_mongo(settings)]),
+        *([] if settings.kafka_is_external else [_kafka(settings)]),
+        *([] if settings.spark_connect_is_external else [_spark_connect(settings, secrets)]),
+        Service("sink", [sys.executable, "-m", "flight_delays.answers.sink"], sink.check, autostart=not in_part),
         Service("web", [*gunicorn, "webapp:create_app()"], _web_ready, ports=("port_web",)),
         # The tasks' API is a process of its own: the other one writes its log of people's actions while it can do
         # nothing else. With SQLite's one writer at a time it then waits for a task's request in the same process, which
         # waits for it: both for 5 s, until one fails with status 500 (docs/architecture.md).
         api_server("execution-api", "execution", "port_airflow_execution", _execution_api_ready),
-        api_server("api-server", "core", "port_airflow", _airflow_ready("metadatabase")),
-        airflow("scheduler", ["scheduler", "--skip-serve-logs"], _airflow_ready("scheduler")),
-        airflow("dag-processor", ["dag-processor"], _airflow_ready("dag_processor")),
-        airflow("triggerer", ["triggerer", "--skip-serve-logs"], _airflow_ready("triggerer")),
+        api_server("api-server", "core", "port_airflow", partial(_airflow_ready, "metadatabase")),
+        airflow("scheduler", ["scheduler", "--skip-serve-logs"], partial(_airflow_ready, "scheduler")),
+        airflow("dag-processor", ["dag-processor"], partial(_airflow_ready, "dag_processor")),
+        airflow("triggerer", ["triggerer", "--skip-serve-logs"], partial(_airflow_ready, "triggerer")),
     ]
+
+
+def _web_ready(settings: Settings) -> None:
+    _get(f"{settings.web_url}/healthz")
+
+
+def _execution_api_ready(settings: Settings) -> None:
+    _get(f"http://{LOOPBACK}:{settings.port_airflow_execution}/execution/health/ping")
+
+
+def _get(url: str) -> str:
+    response = httpx.get(url, timeout=5)
+    if response.is_error:
+        raise RuntimeError(f"{url} answers {response.status_code}: {response.text[:300]}")
+    return response.text
 
 
 def _shared(name: str) -> dict[str, str]:
@@ -97,8 +117,6 @@ def _mongo(settings: Settings) -> Service:
 
 
 def _mongo_ready(settings: Settings) -> None:
-    from flight_delays.infra import mongo
-
     with mongo.database(settings, serverSelectionTimeoutMS=1000) as db:
         db.command("ping")
 
@@ -119,14 +137,13 @@ def _java(heap_mib: int, *, start_mib: int = 64) -> list[str]:
 def _kafka(settings: Settings) -> Service:
     folder = settings.home / "kafka"
     folder.mkdir(parents=True, exist_ok=True)
-    listeners = f"PLAINTEXT://{LOOPBACK}:{settings.port_kafka},CONTROLLER://{LOOPBACK}:{settings.port_kafka_controller}"
+    broker, controller = f"{LOOPBACK}:{settings.port_kafka}", f"{LOOPBACK}:{settings.port_kafka_controller}"
+    shared = _shared("kafka.env").items()
     properties = {
-        **{
-            name.removeprefix("KAFKA_").lower().replace("_", "."): value for name, value in _shared("kafka.env").items()
-        },
-        "controller.quorum.voters": f"1@{LOOPBACK}:{settings.port_kafka_controller}",
-        "listeners": listeners,
-        "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{settings.port_kafka}",
+        **{name.removeprefix("KAFKA_").lower().replace("_", "."): value for name, value in shared},
+        "controller.quorum.voters": f"1@{controller}",
+        "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
+        "advertised.listeners": f"PLAINTEXT://{broker}",
         "log.dirs": str(folder / "data"),
     }
     # Java reads Latin-1 here, and the same escapes as JSON's.
@@ -142,28 +159,23 @@ def _kafka(settings: Settings) -> Service:
     java += ["-XX:-CreateCoredumpOnCrash", f"-XX:ErrorFile={os.devnull}"]
     java += [f"-Dlog4j2.configurationFile={PROJECT / 'stack' / 'log4j2.properties'}"]
     java += ["-cp", artifacts.classpath("kafka")]
-    storage = [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted"]
-    storage += ["--cluster-id", cluster.read_text(), "--config", str(folder / "server.properties")]
-    start = [*java, "kafka.Kafka", str(folder / "server.properties")]
-    if (folder / "data" / "meta.properties").exists():
-        command = start
-    else:
-        command = ["sh", "-c", f"{shlex.join(storage)} && exec {shlex.join(start)}"]
+    command = [*java, "kafka.Kafka", str(folder / "server.properties")]
+    if not (folder / "data" / "meta.properties").exists():
+        storage = [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted"]
+        storage += ["--cluster-id", cluster.read_text(), "--config", str(folder / "server.properties")]
+        command = ["sh", "-c", f"{shlex.join(storage)} && exec {shlex.join(command)}"]
     return Service("kafka", command, _kafka_ready, stop_seconds=30, ports=("port_kafka", "port_kafka_controller"))
 
 
 def _kafka_ready(settings: Settings) -> None:
-    from confluent_kafka.admin import AdminClient
-
-    client = AdminClient(client_options(settings))
-    client.list_topics(timeout=2)
+    AdminClient(client_options(settings)).list_topics(timeout=2)
     _limit_clients(settings)
 
 
 def _limit_clients(settings: Settings) -> None:
     """Has the broker slow down who floods it; once, as it remembers. Our own producers, by their name, may go on."""
     stamp = settings.home / "kafka" / "limited"
-    if settings.kafka_is_external or (stamp.exists() and stamp.read_text() == str(CLIENT_BYTES_PER_SECOND)):
+    if stamp.exists() and stamp.read_text() == str(CLIENT_BYTES_PER_SECOND):
         return
     tool = [*_java(64, start_mib=16), "-cp", artifacts.classpath("kafka"), "kafka.admin.ConfigCommand"]
     tool += ["--bootstrap-server", settings.kafka_bootstrap, "--alter", "--entity-type", "clients"]
@@ -208,7 +220,7 @@ def _spark_connect(settings: Settings, secrets: Secrets) -> Service:
     return Service(
         "spark-connect",
         ["sh", "-c", sweep + shlex.join([*command, "spark-internal"])],
-        _spark_connect_ready,
+        engine.ping,
         environment={**spark_environment(), "SPARK_CONNECT_AUTHENTICATE_TOKEN": secrets.spark_connect_token},
         ports=("port_spark_connect", "port_spark_ui"),
     )
@@ -234,49 +246,14 @@ def spark_environment() -> dict[str, str]:
     }
 
 
-def _spark_connect_ready(settings: Settings) -> None:
-    from flight_delays.predictor.engine import ping
-
-    ping(settings)
-
-
-# --- our own ---------------------------------------------------------------------------------------------------------
-
-
-def _sink_ready(settings: Settings) -> None:
-    from flight_delays.answers.sink import check
-
-    check(settings)
-
-
-def _web_ready(settings: Settings) -> None:
-    _get(f"{settings.web_url}/healthz")
-
-
-def _get(url: str) -> str:
-    import httpx
-
-    response = httpx.get(url, timeout=5)
-    if response.is_error:
-        raise RuntimeError(f"{url} answers {response.status_code}: {response.text[:300]}")
-    return response.text
-
-
 # --- Airflow ---------------------------------------------------------------------------------------------------------
 
 
-def _airflow_ready(component: str) -> Ready:
-    def ready(settings: Settings) -> None:
-        health = json.loads(_get(f"http://{LOOPBACK}:{settings.port_airflow}/api/v2/monitor/health"))
-        state = (health.get(component) or {}).get("status")
-        if state != "healthy":
-            raise RuntimeError(f"Airflow's {component} is {state}")
-
-    return ready
-
-
-def _execution_api_ready(settings: Settings) -> None:
-    _get(f"http://{LOOPBACK}:{settings.port_airflow_execution}/execution/health/ping")
+def _airflow_ready(component: str, settings: Settings) -> None:
+    health = json.loads(_get(f"http://{LOOPBACK}:{settings.port_airflow}/api/v2/monitor/health"))
+    state = (health.get(component) or {}).get("status")
+    if state != "healthy":
+        raise RuntimeError(f"Airflow's {component} is {state}")
 
 
 def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:
@@ -333,7 +310,8 @@ def _mongo_connection(settings: Settings) -> dict[str, object]:
     login, colon, password = authority.rpartition("@")[0].partition(":")
     known = {"login": unquote_plus(login), "password": unquote_plus(password)} if colon else {}
     host = rest.removeprefix(f"{login}:{password}@") if colon else rest
-    return {"conn_type": "mongo", "host": host, "extra": {"srv": scheme == "mongodb+srv", **CLIENT_OPTIONS}, **known}
+    extra = {"srv": scheme == "mongodb+srv", **mongo.CLIENT_OPTIONS}
+    return {"conn_type": "mongo", "host": host, "extra": extra, **known}
 
 
 def _smtp_connection(settings: Settings) -> dict[str, object]:

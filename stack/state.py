@@ -16,8 +16,16 @@ from contextlib import closing
 from importlib.metadata import version
 from typing import Any
 
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from flight_delays.answers.sink import GROUP
 from flight_delays.contract import REQUEST_TOPIC
+from flight_delays.infra import mongo
 from flight_delays.infra.files import write_atomically
+from flight_delays.infra.kafka import client_options
+from flight_delays.predictor.state import change_state, read_state
 from flight_delays.settings import PROJECT, Settings
 from flight_delays_airflow.names import ASSETS
 from stack.steps import StepFailedError
@@ -79,8 +87,8 @@ def check(settings: Settings) -> str:
             f"{partitions} partitions, and a topic keeps its number",
             hint=f"set FLIGHTS_TOPIC_PARTITIONS={partitions}, or start over with another number: make down clean up",
         )
-    written_by_mongod = (settings.home / "mongo" / "WiredTiger").exists()
-    if written_by_mongod and not settings.mongo_is_external and shutil.which("mongod") is None:
+    by_mongod = not settings.mongo_is_external and (settings.home / "mongo" / "WiredTiger").exists()
+    if by_mongod and shutil.which("mongod") is None:
         raise StepFailedError(
             f"the answers in {settings.home / 'mongo'} were written by a mongod, and there is none on the PATH",
             hint="put it on the PATH again, or name your MongoDB in MONGO_URI",
@@ -91,15 +99,12 @@ def check(settings: Settings) -> str:
 def migrate(settings: Settings) -> str:
     """Brings the state to this code's format, step by step, and notes who wrote it; says in a word what was done."""
     check(settings)
-    found = found_format(settings)
-    done = found or len(MIGRATIONS) + 1
-    _note(settings, done)
-    for number, migration in enumerate(MIGRATIONS[done - 1 :], start=done + 1):
-        migration(settings)
-        _note(settings, number)
-    if found is None:
-        return "new"
-    return "as it was" if len(MIGRATIONS) + 1 == done else f"format {done} brought to {len(MIGRATIONS) + 1}"
+    found, mine = found_format(settings), len(MIGRATIONS) + 1
+    _note(settings, found or mine)
+    for number in range(found or mine, mine):
+        MIGRATIONS[number - 1](settings)
+        _note(settings, number + 1)
+    return "new" if found is None else "as it was" if found == mine else f"format {found} brought to {mine}"
 
 
 def finish_restore(settings: Settings) -> None:
@@ -108,32 +113,24 @@ def finish_restore(settings: Settings) -> None:
     Kafka may count answers as delivered that this MongoDB never got, and MongoDB may name a deployment without a
     checkpoint. So the sink reads its topics from the beginning, and so does the next deployment; first answers stay.
     """
-    from confluent_kafka import KafkaError, KafkaException
-    from confluent_kafka.admin import AdminClient
-    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
-
-    from flight_delays.answers.sink import GROUP
-    from flight_delays.infra import mongo
-    from flight_delays.infra.kafka import client_options
-    from flight_delays.predictor.state import change_state, read_state
-
-    admin = AdminClient(client_options(settings))
-    # A sink that was killed counts as a member of its group for some seconds.
-    for attempt in Retrying(
-        retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(30), wait=wait_fixed(0.5), reraise=True
-    ):
-        with attempt:
-            try:
-                admin.delete_consumer_groups([GROUP], request_timeout=10)[GROUP].result()
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
-                    raise
+    _delete_group(settings)
     with mongo.database(settings) as db:
         found = read_state(db)
         sessions = [*found.retiring, *(each.session_id for each in found.deployments)]
         retiring = sessions if settings.spark_connect_is_external else ()  # there, their queries may still run
         change_state(db, found, serving=None, candidate=None, retiring=tuple(retiring))
     (settings.home / RESTORED_IN_PART).unlink()
+
+
+@retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(30), wait=wait_fixed(0.5), reraise=True)
+def _delete_group(settings: Settings) -> None:
+    """The sink's; one that was killed counts as a member of it for some seconds."""
+    admin = AdminClient(client_options(settings))  # its futures never end without it
+    try:
+        admin.delete_consumer_groups([GROUP], request_timeout=10)[GROUP].result()
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
+            raise
 
 
 def release() -> str:

@@ -36,34 +36,28 @@ class Step:
         self._begin = time.monotonic()
         self.result = ""
         self._live = sys.stdout.isatty()
-        self._show("…", "")
+        if self._live:
+            self._show("…", "")
 
     def say(self, state: str) -> None:
         """Shows how it stands; off a terminal only where that changed."""
         if self._live:
             self._show("…", state)
         elif state != self.result:
-            print(_below(f"{self._title}: {state} ({self.seconds:.0f} s)"), flush=True)
+            print(_below(f"{self._title}: {state} ({time.monotonic() - self._begin:.0f} s)"), flush=True)
         self.result = state
 
     def done(self, mark: str, state: str) -> None:
         """Shows the final state."""
-        state = one_line(state)
-        self._show(mark, state if len(state) <= STATE_COLUMNS else "", end="\n", always=True)
-        if len(state) > STATE_COLUMNS:
-            print(_below(state), flush=True)
+        fits = len(one_line(state)) <= STATE_COLUMNS
+        self._show(mark, state if fits else "", end="\n")
+        if not fits:
+            print(_below(one_line(state)), flush=True)
 
-    @property
-    def seconds(self) -> float:
-        """Seconds since the step began."""
-        return time.monotonic() - self._begin
-
-    def _show(self, mark: str, state: str, *, end: str = "", always: bool = False) -> None:
-        line = f"{mark} {self._title:<22} {one_line(state):<{STATE_COLUMNS}.{STATE_COLUMNS}} {self.seconds:6.1f} s"
-        if self._live:
-            print(f"\r\x1b[K{line}", end=end, flush=True)
-        elif always:
-            print(line, flush=True)
+    def _show(self, mark: str, state: str, *, end: str = "") -> None:
+        seconds = time.monotonic() - self._begin
+        line = f"{mark} {self._title:<22} {one_line(state):<{STATE_COLUMNS}.{STATE_COLUMNS}} {seconds:6.1f} s"
+        print(f"\r\x1b[K{line}" if self._live else line, end=end, flush=True)
 
 
 def _below(text: str) -> str:

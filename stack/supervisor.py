@@ -23,7 +23,6 @@ from flight_delays.settings import LOOPBACK, Settings
 from stack.services import Service, inherited_environment
 
 LOG_BYTES = 5 * 1024 * 1024
-LOG_BACKUPS = 2
 STORES = ("kafka", "mongo")
 
 
@@ -35,6 +34,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.logs = settings.home / "logs"
         self._run = settings.home / "run"
         self._conf = self._run / "supervisord.conf"
 
@@ -44,8 +44,7 @@ class Supervisor:
         parser.read(self._conf, encoding="utf-8")
         server = parser["inet_http_server"]
         login = base64.b64encode(f"{server['username']}:{server['password']}".encode()).decode()
-        # Not in the URL, which the errors show.
-        headers = [("Authorization", f"Basic {login}")]
+        headers = [("Authorization", f"Basic {login}")]  # not in the URL, which the errors show
         return ServerProxy(f"http://{server['port']}/RPC2", headers=headers, allow_none=True).supervisor
 
     def process(self) -> psutil.Process | None:
@@ -55,11 +54,6 @@ class Supervisor:
             if Path(found.cwd(), found.cmdline()[-1]) == self._conf:  # after a reboot the number may be anybody's
                 return found
         return None
-
-    @property
-    def logs(self) -> Path:
-        """Folder of the services' logs."""
-        return self._settings.home / "logs"
 
     def running(self) -> bool:
         """Whether the process manager runs and answers. Raises RuntimeError where it runs and does not answer."""
@@ -94,7 +88,8 @@ class Supervisor:
 
     def stop(self, keep: tuple[str, ...] = ()) -> None:
         """Stops all services but those to `keep`, and, where there are none, the process manager; waits for the end."""
-        pid = self.pid()
+        if (process := self.process()) is None:
+            return
         # At once, where `shutdown` waits for one before it stops the next; then what the sink still writes into.
         for last in (False, True):
             group = [name for name in self.states() if (name in STORES) == last and name not in keep]
@@ -106,11 +101,9 @@ class Supervisor:
             return
         self._rpc.shutdown()
         try:
-            psutil.Process(pid).wait(timeout=90)
-        except psutil.NoSuchProcess:
-            pass
+            process.wait(timeout=90)
         except psutil.TimeoutExpired as error:
-            raise RuntimeError(f"the process manager (process {pid}) did not stop within 90 s") from error
+            raise RuntimeError(f"the process manager (process {process.pid}) did not stop within 90 s") from error
 
     def pid(self) -> int:
         """The process manager's own process."""
@@ -137,16 +130,10 @@ class Supervisor:
 
     def _configuration(self, services: list[Service]) -> str:
         # Without a path of the user's: what is relative is so to the folder in which the process manager runs.
-        sections = [
-            f"""
+        text = f"""
 [supervisord]
-logfile = supervisord.log
 logfile_maxbytes = {LOG_BYTES}
 logfile_backups = 1
-pidfile = supervisord.pid
-childlogdir = ../logs
-minfds = 1024
-identifier = flight-delays
 umask = 077
 
 [inet_http_server]
@@ -157,12 +144,8 @@ password = {secrets.token_urlsafe(32)}
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 """
-        ]
-        sections += [self._program(service) for service in services]
-        return "\n".join(sections).replace("\n\n\n", "\n\n")
-
-    def _program(self, service: Service) -> str:
-        return f"""
+        for service in services:
+            text += f"""
 [program:{service.name}]
 command = {Path(sys.executable).name} -m stack.launch {service.name}
 autostart = {str(service.autostart).lower()}
@@ -170,10 +153,10 @@ autorestart = true
 startsecs = 2
 startretries = 1000000
 stopwaitsecs = {service.stop_seconds}
-stopasgroup = false
 killasgroup = true
 redirect_stderr = true
 stdout_logfile = ../logs/{service.name}.log
 stdout_logfile_maxbytes = {LOG_BYTES}
-stdout_logfile_backups = {LOG_BACKUPS}
+stdout_logfile_backups = 2
 """
+        return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -142,9 +144,10 @@ def _start(settings: Settings, supervisor: Supervisor, wanted: list[Service], se
             current.result = "started"
     finish_restore(settings, supervisor, wanted)
     if not running:
-        with step("Airflow's database", log=supervisor.logs / "airflow-db.log") as current:
+        log = supervisor.logs / "airflow-db.log"
+        with step("Airflow's database", log=log) as current:
             current.say("migrating")
-            current.result = _migrate(settings, supervisor, secrets)
+            current.result = _migrate(settings, secrets, log)
     return bool([service for service in wanted if supervisor.start_service(service.name)])
 
 
@@ -163,9 +166,8 @@ def running_already(settings: Settings, running: set[str], wanted: list[Service]
     """What to say of a stack that runs. Raises StepFailedError where it lacks a service that this code needs."""
     changed = state.changed_since_start(settings)
     if missing := {service.name for service in wanted} - running:
-        raise StepFailedError(
-            f"the running stack was started by other code and has no {', '.join(sorted(missing))}", hint="make down up"
-        )
+        why = f"the running stack was started by other code and has no {', '.join(sorted(missing))}"
+        raise StepFailedError(why, hint="make down up")
     return f"runs with older {' and '.join(changed)}: make down up" if changed else "runs already"
 
 
@@ -186,18 +188,17 @@ def check_ports(settings: Settings, wanted: list[Service]) -> None:
                 ) from None
 
 
-def _migrate(settings: Settings, supervisor: Supervisor, secrets: Secrets) -> str:
-    stamp = settings.home / "airflow" / ".migrated"
-    if stamp.is_file() and stamp.read_text() == version("apache-airflow"):
+def _migrate(settings: Settings, secrets: Secrets, log: Path) -> str:
+    stamp, release = settings.home / "airflow" / ".migrated", version("apache-airflow")
+    if stamp.is_file() and stamp.read_text() == release:
         return "as it was"
-    log = supervisor.logs / "airflow-db.log"
     environment = inherited_environment() | airflow_environment(settings, secrets)
-    command = [str(BIN / "airflow"), "db", "migrate"]
     with log.open("w") as file:
+        command = [str(BIN / "airflow"), "db", "migrate"]
         done = subprocess.run(command, env=environment, stdout=file, stderr=file, check=False)
     if done.returncode != 0:
-        raise StepFailedError("`airflow db migrate` failed", log=log)
-    stamp.write_text(version("apache-airflow"))
+        raise StepFailedError("`airflow db migrate` failed")
+    stamp.write_text(release)
     return "migrated"
 
 
@@ -252,93 +253,63 @@ def refuse_stopped(settings: Settings, api: AirflowApi) -> None:
 def await_predictor(settings: Settings, api: AirflowApi, current: Step, months: str | None = None) -> None:
     """Triggers what leads to a serving predictor, where it is not under way, and follows the runs; `months` as in `up`.
 
-    Where a champion is there already, the run that it triggers itself decides: the watch may have triggered others,
-    too early, while the services started.
+    The predictor's DAG may fail a few times: the watch may have triggered it too early, while the services started.
     """
-    before = _ended(api)
-    mine, unfit, failures = _trigger(settings, api, months), "", 0
-    deadline = time.monotonic() + CHAIN_SECONDS
+    begin, deadline = dt.datetime.now(dt.UTC), time.monotonic() + CHAIN_SECONDS
+    _trigger(settings, api, months, under_way=_runs(api, begin))
+    failures, unfit = 0, ""
     while time.monotonic() < deadline:
-        runs = _runs(api, before, mine)
-        for dag, run in _failed(runs):
-            failures += 1
-            if dag is not DagId.PREDICTOR or failures == PREDICTOR_RUNS:
-                raise _failed_run(settings, api, dag, run)
-            mine = api.trigger(DagId.PREDICTOR)
-        if mine is None and _succeeded(runs[DagId.TRAINING]) and not registry.read_pointer(settings.models).champion:
-            mine, unfit = _deploy_unfit(settings, api, months)
-        if _succeeded(runs[DagId.PREDICTOR]) and (served := _serves(settings)):
+        runs = _runs(api, begin)
+        newest = {run["dag_id"]: run for run in reversed(runs)}  # what failed before them was repeated
+        for run in newest.values():
+            if run["state"] == "failed":
+                failures += 1
+                if run["dag_id"] != DagId.PREDICTOR or failures == PREDICTOR_RUNS:
+                    raise _failed_run(settings, api, run["dag_id"], run["dag_run_id"])
+                api.trigger(DagId.PREDICTOR)
+        succeeded = {run["dag_id"] for run in runs if run["state"] == "success"}
+        if DagId.TRAINING in succeeded and not unfit and not registry.read_pointer(settings.models).champion:
+            unfit = _deploy_unfit(settings, api, months)
+        if DagId.PREDICTOR in succeeded and (served := _serves(settings)):
             current.result = served + unfit
             return
-        current.say(_running_tasks(api, runs) or "waiting for Airflow")
+        current.say(_running_tasks(api) or "waiting for Airflow")
         time.sleep(1)
     raise StepFailedError(f"no model serves after {CHAIN_SECONDS // 60} minutes")
 
 
-Runs = dict[DagId, list[dict[str, Any]]]
-"""Of each DAG of the chain, newest first."""
+def _trigger(settings: Settings, api: AirflowApi, months: str | None, under_way: list[dict[str, Any]]) -> None:
+    if registry.read_pointer(settings.models).champion is not None:
+        api.trigger(DagId.PREDICTOR)
+        if not settings.weather.is_dir():  # the state is of release 0.1.0
+            api.trigger(DagId.CONDITIONS, {"announce": False})
+    elif all(run["dag_id"] == DagId.PREDICTOR for run in under_way):
+        api.trigger(DagId.RECORDS, {"announce_unchanged": True, "months": months})
 
 
-def _ended(api: AirflowApi) -> set[str]:
-    return {run["dag_run_id"] for dag in CHAIN for run in api.runs(dag) if run["state"] not in ACTIVE}
+def _runs(api: AirflowApi, begin: dt.datetime) -> list[dict[str, Any]]:
+    """The runs of the chain's DAGs that had not ended at that time, newest first."""
+    runs = [run for run in api.runs("~", 100) if run["dag_id"] in CHAIN]
+    return [run for run in runs if not run["end_date"] or dt.datetime.fromisoformat(run["end_date"]) > begin]
 
 
-def _trigger(settings: Settings, api: AirflowApi, months: str | None) -> str | None:
-    """Triggers what is not under way; returns the id of the predictor's run, where a champion is there to be served."""
-    if registry.read_pointer(settings.models).champion is None:
-        others = set(CHAIN) - {DagId.PREDICTOR}
-        if not any(run["state"] in ACTIVE for dag in others for run in api.runs(dag)):
-            api.trigger(DagId.RECORDS, {"announce_unchanged": True, "months": months})
-        return None
-    mine = api.trigger(DagId.PREDICTOR)
-    if not settings.weather.is_dir():  # the state is of release 0.1.0
-        api.trigger(DagId.CONDITIONS, {"announce": False})
-    return mine
-
-
-def _runs(api: AirflowApi, before: set[str], mine: str | None) -> Runs:
-    runs = {dag: [run for run in api.runs(dag) if run["dag_run_id"] not in before] for dag in CHAIN}
-    if mine is not None:
-        runs[DagId.PREDICTOR] = [run for run in api.runs(DagId.PREDICTOR, 20) if run["dag_run_id"] == mine]
-    return runs
-
-
-def _failed(runs: Runs) -> list[tuple[DagId, str]]:
-    """The DAGs whose newest run failed, with its id: what failed before it was repeated."""
-    return [(dag, found[0]["dag_run_id"]) for dag, found in runs.items() if found and found[0]["state"] == "failed"]
-
-
-def _succeeded(runs: list[dict[str, Any]]) -> bool:
-    return any(run["state"] == "success" for run in runs)
-
-
-def _deploy_unfit(settings: Settings, api: AirflowApi, months: str | None) -> tuple[str, str]:
+def _deploy_unfit(settings: Settings, api: AirflowApi, months: str | None) -> str:
     """Deploys the first model, which the gate refused, where a person chose the few `months` that it learned from.
 
-    Returns the id of the run, and what is wrong with the model. Raises StepFailedError where nobody chose.
+    Returns what is wrong with the model. Raises StepFailedError where nobody chose.
     """
     version = registry.versions(settings.models)[0]
     verdict = registry.read_verdict(settings.models, version)
     if months is None or settings.require_approval or verdict is None or verdict.passed:
-        raise StepFailedError(
-            "the new model was not promoted", hint="make models says why; the training DAG has a parameter `force`"
-        )
-    run = api.trigger(DagId.PREDICTOR, {"action": Action.DEPLOY.value, "version": version})
-    return run, f", although {'; '.join(verdict.reasons)}"
+        hint = "make models says why; the training DAG has a parameter `force`"
+        raise StepFailedError("the new model was not promoted", hint=hint)
+    api.trigger(DagId.PREDICTOR, {"action": Action.DEPLOY.value, "version": version})
+    return f", although {'; '.join(verdict.reasons)}"
 
 
-def _running_tasks(api: AirflowApi, runs: Runs) -> str:
-    states = []
-    for dag, found in runs.items():
-        for run in found:
-            if run["state"] == "running":
-                tasks = [task for task in api.tasks(dag, run["dag_run_id"]) if task["state"] == "running"]
-                states += [f"{_short(dag)}: {', '.join(task['task_id'] for task in tasks)}"] if tasks else []
-    return "; ".join(states)
-
-
-def _short(dag: DagId) -> str:
-    return "training" if dag is DagId.TRAINING else str(dag)
+def _running_tasks(api: AirflowApi) -> str:
+    running = [task["task_id"] for task in api.tasks("~", "~", state="running") if task["dag_id"] in CHAIN]
+    return ", ".join(dict.fromkeys(running))
 
 
 def _state(settings: Settings) -> State:

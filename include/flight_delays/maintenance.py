@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,8 +45,9 @@ def expire(db: Database[dict[str, Any]], collection: Collection, days: float, *,
     """
     limit = dt.datetime.now(dt.UTC) - dt.timedelta(days=days)
     field, expired = TIME_OF[collection], 0
+    documents = db[collection].find({}, {field: 1}, batch_size=_BATCH)
     while True:
-        batch = list(db[collection].find({}, {field: 1}).skip(expired if dry_run else 0).limit(_BATCH))
+        batch = list(islice(documents, _BATCH))
         old = [document["_id"] for document in batch if document.get(field, limit) < limit]
         if old and not dry_run:
             db[collection].delete_many({"_id": {"$in": old}})

@@ -285,12 +285,12 @@ class Settings(BaseSettings):
 
     @property
     def kafka_is_external(self) -> bool:
-        """Whether the user named brokers of their own (`FLIGHTS_KAFKA_BOOTSTRAP`)."""
+        """Whether the user named brokers of their own (`FLIGHTS_KAFKA_BOOTSTRAP`): then none is started."""
         return self.kafka_bootstrap != self._embedded["kafka_bootstrap"]
 
     @property
     def spark_connect_is_external(self) -> bool:
-        """Whether the user named a Spark Connect server of their own (`FLIGHTS_SPARK_CONNECT_URL`)."""
+        """Whether the user named a server of their own (`FLIGHTS_SPARK_CONNECT_URL`): then none is started."""
         return self.spark_connect_url != self._embedded["spark_connect_url"]
 
     @property

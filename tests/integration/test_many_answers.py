@@ -89,7 +89,7 @@ def test_an_unsorted_read_streams(many: Database[dict[str, Any]], batch_size: in
     assert sum(1 for _ in answers.find({}, {"Route": 1}).batch_size(batch_size)) == COUNT
     some = answers.find({"Carrier": "AA"}).skip(10).limit(120_000).batch_size(batch_size)
     assert [found["RequestOffset"] for found in some][::20_000] == [(10 + n) // 2 for n in range(0, 120_000, 20_000)]
-    assert sum(1 for _ in answers.aggregate([{"$match": {"Route": "ATL-SFO"}}], batchSize=batch_size)) == COUNT
+    assert answers.count_documents({"Route": "ATL-SFO"}) == COUNT
 
 
 @pytest.mark.slow
@@ -141,6 +141,7 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "sort with a large limit": lambda answers: list(answers.find().sort("Distance", 1).limit(200_000)),
     "group of all": lambda answers: list(answers.aggregate([{"$group": {"_id": 0, "all": {"$push": "$$ROOT"}}}])),
     "facet": lambda answers: list(answers.aggregate([{"$facet": {"all": [{"$match": {}}]}}])),
+    "match of all": lambda answers: list(answers.aggregate([{"$match": {"Route": "ATL-SFO"}}])),
     "sort of an aggregation": lambda answers: list(answers.aggregate([{"$sort": {"Distance": 1}}])),
 }
 
@@ -172,7 +173,6 @@ def test_large_results_and_messages_are_errors(many: Database[dict[str, Any]]) -
     texts = [{"_id": f"large {n}", "text": "x" * 47_000} for n in range(1_000)]
     assert len(events.insert_many(texts).inserted_ids) == 1_000
     assert sum(len(found["text"]) for found in events.find({"_id": {"$regex": "^large"}})) == 47_000_000
-    assert len(list(answers.aggregate([{"$sample": {"size": 100}}]))) == 100
 
 
 def test_an_answer_is_found_by_its_uuid_as_fast_as_by_its_id(many: Database[dict[str, Any]]) -> None:

@@ -94,52 +94,38 @@ def test_canaries_are_found_by_deployment_and_expire(mongo: Database[dict[str, A
 NOT_SUPPORTED = (59, 115)
 """MongoDB's CommandNotFound and CommandNotSupported."""
 
-FIRST_CONTACT: list[tuple[str, dict[str, Any]]] = [
-    ("admin", {"hello": 1}),
-    ("admin", {"buildInfo": 1}),
-    ("admin", {"connectionStatus": 1, "showPrivileges": True}),
-    ("admin", {"getParameter": 1, "featureCompatibilityVersion": 1}),
-    ("admin", {"hostInfo": 1}),
-    ("admin", {"getCmdLineOpts": 1}),
-    ("admin", {"getLog": "startupWarnings"}),
-    ("admin", {"atlasVersion": 1}),
-    ("admin", {"top": 1}),
-    ("admin", {"serverStatus": 1}),
-    ("admin", {"aggregate": 1, "pipeline": [{"$currentOp": {}}], "cursor": {}}),
-    ("admin", {"listDatabases": 1, "nameOnly": True}),
-    ("agile_data_science", {"connectionStatus": 1}),
-    ("agile_data_science", {"listCollections": 1, "nameOnly": True, "authorizedCollections": True}),
-    ("agile_data_science", {"dbStats": 1}),
-    ("agile_data_science", {"collStats": "flight_delay_classification_response"}),
-    ("agile_data_science", {"explain": {"find": "flight_delay_classification_response"}}),
-    ("agile_data_science", {"usersInfo": 1}),
+FIRST_CONTACT: list[dict[str, Any]] = [
+    *({name: 1} for name in ("hello", "buildInfo", "hostInfo", "getCmdLineOpts", "atlasVersion", "top")),
+    *({name: 1} for name in ("connectionStatus", "serverStatus", "dbStats", "usersInfo")),
+    {"getParameter": 1, "featureCompatibilityVersion": 1},
+    {"getLog": "startupWarnings"},
+    {"aggregate": 1, "pipeline": [{"$currentOp": {}}], "cursor": {}},
+    {"listDatabases": 1, "nameOnly": True},
+    {"listCollections": 1, "nameOnly": True, "authorizedCollections": True},
+    {"collStats": "flight_delay_classification_response"},
+    {"explain": {"find": "flight_delay_classification_response"}},
 ]
 
 
-@pytest.mark.parametrize(("database", "command"), FIRST_CONTACT, ids=str)
-def test_what_mongosh_and_compass_ask_first_is_answered_or_not_supported(
-    mongo: Database[dict[str, Any]], database: str, command: dict[str, Any]
-) -> None:
+def test_what_mongosh_and_compass_ask_first_is_answered_or_not_supported(mongo: Database[dict[str, Any]]) -> None:
     mongo[Collection.RESPONSES].insert_one({"_id": "one"})
-    reply = mongo.client[database].command(command, check=False)
-    assert reply["ok"] == 1 or reply["code"] in NOT_SUPPORTED, reply
+    for command in FIRST_CONTACT:
+        database = mongo if {*command} & {"listCollections", "dbStats", "collStats", "explain"} else mongo.client.admin
+        reply = database.command(command, check=False)
+        assert reply["ok"] == 1 or reply["code"] in NOT_SUPPORTED, (command, reply)
 
 
-def test_aggregations_that_mongosh_and_compass_use(mongo: Database[dict[str, Any]]) -> None:
+def test_aggregations(mongo: Database[dict[str, Any]]) -> None:
     answers = mongo[Collection.RESPONSES]
     answers.insert_many([{"_id": str(n), "n": n % 3} for n in range(300)])
-    [statistics] = answers.aggregate([{"$collStats": {"count": {}, "storageStats": {}}}])
-    assert (statistics["count"], statistics["storageStats"]["count"]) == (300, 300)
-    assert len({found["_id"] for found in answers.aggregate([{"$sample": {"size": 50}}])}) == 50
-    assert len(list(answers.aggregate([{"$sample": {"size": 500}}]))) == 300
     page = answers.aggregate([{"$match": {"n": 1}}, {"$project": {"_id": 1}}], batchSize=7)
     assert [found["_id"] for found in page] == [str(n) for n in range(1, 300, 3)]
-    assert list(answers.aggregate([{"$match": {"_id": "7", "n": 1}}])) == [{"_id": "7", "n": 1}]
     list(answers.aggregate([{"$match": {"n": 2}}, {"$out": "predictor_events"}]))
     assert mongo["predictor_events"].count_documents({"n": 2}) == 100
-    with pytest.raises(OperationFailure) as refused:
-        answers.watch()
-    assert refused.value.code in NOT_SUPPORTED
+    for refused in (answers.watch, lambda: answers.aggregate([{"$sample": {"size": 5}}])):
+        with pytest.raises(OperationFailure) as caught:
+            refused()
+        assert caught.value.code in NOT_SUPPORTED
 
 
 def test_connecting_says_soon_when_nobody_is_there() -> None:

@@ -39,7 +39,7 @@ def commands(monkeypatch: pytest.MonkeyPatch, *, fail_at: str = "\0") -> list[st
     """What `install` runs, instead of running it; stops as a kill would at the command that contains `fail_at`."""
     found: list[str] = []
 
-    def run(command: list[str], log: Path | None, hint: str) -> None:
+    def run(command: list[str], hint: str = "") -> None:
         found.append(" ".join(command))
         if fail_at in found[-1]:
             raise StepFailedError("killed")

@@ -228,7 +228,7 @@ def test_airflow_is_configured_as_in_the_embedded_stack(name: str, embedded: Set
 
 
 def test_kafka_is_configured_as_in_the_embedded_stack(embedded: Settings) -> None:
-    services(embedded, SECRETS)
+    services(Settings(home=embedded.home), SECRETS)
     lines = (embedded.home / "kafka" / "server.properties").read_text().splitlines()
     wanted = dict(line.split("=", 1) for line in lines) | {
         "listeners": "PLAINTEXT://0.0.0.0:9092,CONTROLLER://127.0.0.1:9093",
@@ -246,7 +246,8 @@ def test_kafka_is_configured_as_in_the_embedded_stack(embedded: Settings) -> Non
 
 
 def test_spark_connect_is_configured_as_in_the_embedded_stack(embedded: Settings) -> None:
-    [service] = [service for service in services(embedded, SECRETS) if service.name == "spark-connect"]
+    found = services(Settings(home=embedded.home), SECRETS)
+    [service] = [service for service in found if service.name == "spark-connect"]
     wanted = options(shlex.split(service.command[-1].partition("exec ")[2])[1:])
     found = options(SERVICES["spark-connect"]["command"][1:])
     # In place of SPARK_LOCAL_IP, which would also hide the UI: only the gRPC port and the UI leave loopback.

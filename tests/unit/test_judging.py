@@ -177,9 +177,8 @@ def test_make_up_deploys_an_unfit_first_model_only_of_months_that_a_person_chose
         with pytest.raises(StepFailedError, match="not promoted"):
             _deploy_unfit(get_settings(), api, months)
         return
-    assert _deploy_unfit(get_settings(), api, months) == (
-        "run",
-        ", although calibration error 0.0400 is above the limit of 0.03",
+    assert (
+        _deploy_unfit(get_settings(), api, months) == ", although calibration error 0.0400 is above the limit of 0.03"
     )
     assert asked == [{"action": "deploy", "version": version}]
 

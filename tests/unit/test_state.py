@@ -97,12 +97,6 @@ def test_answers_stay_with_the_server_that_has_them(settings: Settings, monkeypa
     state.check(Settings(home=settings.home, mongo_uri="mongodb://db.example/"))
 
 
-def test_an_unfinished_restore_is_no_state_to_start_on(settings: Settings) -> None:
-    (settings.home / state.UNFINISHED_RESTORE).touch()
-    with pytest.raises(StepFailedError, match="restore"):
-        state.migrate(settings)
-
-
 def test_changed_code_and_settings_are_noticed_on_a_running_stack(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

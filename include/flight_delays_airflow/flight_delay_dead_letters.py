@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from airflow.sdk import Param
 
-from flight_delays.contract import REQUEST_TOPIC, Collection, Reason
+from flight_delays.contract import Collection, Reason
+from flight_delays.settings import get_settings
 from flight_delays_airflow.mongo import database
-from flight_delays_airflow.names import KAFKA_CANARY_CONNECTION, KAFKA_CONNECTION
+from flight_delays_airflow.names import KAFKA_CONNECTION
 
 _ACTION: Final[dict[str, Any]] = {"section": "Action"}
 _CHOSEN: Final[dict[str, Any]] = {"section": "Chosen requests", "type": "array"}
@@ -71,7 +72,6 @@ def replay_is_set(params: Mapping[str, Any]) -> bool:
 
 def replay(params: Mapping[str, Any]) -> dict[str, Any]:
     """Puts the chosen requests back on their topic; see dead_letters.replay."""
-    from airflow.providers.apache.kafka.hooks.consume import KafkaConsumerHook
     from airflow.providers.apache.kafka.hooks.produce import KafkaProducerHook
 
     from flight_delays.answers import dead_letters
@@ -80,14 +80,9 @@ def replay(params: Mapping[str, Any]) -> dict[str, Any]:
         documents = db[Collection.REJECTED]
         filters = {name: params[name] for name in ("reasons", "uuids", "ids", "limit")}
         chosen = dead_letters.choose(documents, since=_since(params), **filters)
-        # Not get_consumer(): that would join the connection's group. This one reads at places of its own.
-        consumer = KafkaConsumerHook([REQUEST_TOPIC], KAFKA_CANARY_CONNECTION).get_conn
-        try:
-            producer = KafkaProducerHook(KAFKA_CONNECTION).get_producer()
-            options = {name: params[name] for name in ("changes", "again")}
-            return dead_letters.replay(documents, chosen, consumer, producer, **options)
-        finally:
-            consumer.close()
+        producer = KafkaProducerHook(KAFKA_CONNECTION).get_producer()
+        options = {name: params[name] for name in ("changes", "again")}
+        return dead_letters.replay(documents, chosen, get_settings(), producer, **options)
 
 
 def _since(params: Mapping[str, Any]) -> dt.datetime:

@@ -56,7 +56,6 @@ ALARM_ALIAS: Final = "flight_delay_predictor_unhealthy"
 """The alias by which the health check emits an event of the alarm: a plain outlet would emit one at each success."""
 
 KAFKA_CONNECTION: Final = "kafka_default"
-KAFKA_CANARY_CONNECTION: Final = "kafka_canary"
 MONGO_CONNECTION: Final = "mongo_default"
 SPARK_CONNECTION: Final = "spark_default"
 SMTP_CONNECTION: Final = "smtp_default"

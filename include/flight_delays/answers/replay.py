@@ -20,7 +20,8 @@ from flight_delays.answers.scoreboard import Scoreboard
 from flight_delays.contract import BUCKETS, ENTERED, REQUEST_TOPIC, Collection
 from flight_delays.data.conditions import find_conditions
 from flight_delays.data.records import read_flights, read_manifest
-from flight_delays.errors import DataError, ServiceError, sentence
+from flight_delays.errors import DataError
+from flight_delays.infra.kafka import send
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +89,8 @@ def run(
 
     A run of that name that was cut off goes on where Kafka last confirmed. The score is written once a second into
     `Collection.SCOREBOARD`; `expected` gives what to show beside it for a model version. Ends when all flights are
-    answered or rejected, or when none was for `answer_seconds`. Raises RuntimeError where Kafka does not confirm.
+    answered or rejected, or when none was for `answer_seconds`. Raises BrokerError where Kafka does not
+    confirm; a retry goes on after what it confirmed.
     """
     going = _Replay(replay, plan, flights(records, plan), db, producer, expected=expected)
     log.info("%s flights from %s to %s, %g a second", f"{going.flights:,}", plan.first, plan.last, plan.rate)
@@ -157,24 +159,16 @@ class _Replay:
 
     def send(self, until: int) -> bool:
         """Sends the flights up to that number and waits for Kafka; says whether there were any."""
-        failures: list[str] = []
-        until = min(until, self.flights)
-        for number in range(self.sent, until):
-            flight = self._asked[number]
-            known = find_conditions(self._db, {**flight, "FlightDate": flight["FlightDate"].isoformat()})
-            self._producer.produce(
-                REQUEST_TOPIC,
-                key=self._uuids[number],
-                value=message(self._uuids[number], self._replay, flight, known),
-                on_delivery=lambda error, _: failures.append(sentence(error)) if error else None,
-            )
-            self._producer.poll(0)
-        if until > self.sent and (self._producer.flush(_KAFKA_SECONDS) or failures):
-            why = failures[0] if failures else f"no confirmation within {_KAFKA_SECONDS:.0f} s"
-            raise ServiceError(f"Kafka did not take the flights: {why}; a retry goes on after flight {self.sent:,}")
-        sent, self.sent = self.sent, until
-        self.open.extend(range(sent, until))
-        return until > sent
+        due = range(self.sent, min(until, self.flights))
+        send(self._producer, REQUEST_TOPIC, (self._message(number) for number in due), _KAFKA_SECONDS)
+        self.sent = due.stop
+        self.open.extend(due)
+        return len(due) > 0
+
+    def _message(self, number: int) -> tuple[str, str]:
+        flight, uuid = self._asked[number], self._uuids[number]
+        known = find_conditions(self._db, {**flight, "FlightDate": flight["FlightDate"].isoformat()})
+        return uuid, message(uuid, self._replay, flight, known)
 
     def score(self) -> bool:
         """Takes what is answered or rejected into the score; says whether there was any."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from flight_delays.contract import CLIENT_ID
 from flight_delays.errors import BrokerError, sentence
+from flight_delays.infra.batches import skip
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
@@ -50,6 +51,7 @@ def reader(settings: Settings) -> Iterator[Consumer]:
 
     options = {"group.id": "flight_delay_predictor", "enable.auto.commit": False, "fetch.wait.max.ms": 50}
     options |= {"auto.offset.reset": "earliest"}  # where Kafka has just removed what was to be read
+    options |= {"enable.partition.eof": True}  # a partition may end with what is no message, e.g. a transaction's end
     consumer = Consumer({**client_options(settings), **options})
     try:
         yield consumer
@@ -89,6 +91,67 @@ def ends(settings: Settings, topic: str) -> list[int]:
     """The offset at which each partition of the topic ends, in their order. Raises BrokerError."""
     with reader(settings) as consumer:
         return [following for _, following in bounds(consumer, settings, topic).values()]
+
+
+def send(producer: Producer, topic: str, messages: Iterable[tuple[Any, Any]], seconds: float) -> int:
+    """Puts messages (key and value) on the topic; returns their number once Kafka has confirmed them all.
+
+    Raises BrokerError where it refuses one, or has not confirmed all `seconds` after the last.
+    """
+    failures: list[str] = []
+
+    def confirmed(error: Any, message: Message) -> None:
+        if error is not None:
+            failures.append(f"{sentence(error)} (a message of {len(message.value() or b''):,} bytes)")
+
+    sent = 0
+    for key, value in messages:
+        sent += 1
+        while True:
+            try:
+                producer.produce(topic, key=key, value=value, on_delivery=confirmed)
+                break
+            except BufferError:  # the client's queue is full
+                producer.poll(0.1)
+    left = producer.flush(seconds)
+    if left or failures:
+        why = failures[0] if failures else f"no confirmation within {seconds:g} s"
+        raise BrokerError(
+            f"Kafka did not take {left or len(failures)} of {sent} messages for {topic}: {why}; look at its log "
+            "(make logs SERVICE=kafka)"
+        )
+    return sent
+
+
+def read(
+    consumer: Consumer, settings: Settings, ranges: Mapping[tuple[str, int], tuple[int, int]], seconds: float
+) -> Iterator[Message]:
+    """The messages of each (topic, partition) from its first offset to before its last, of one partition in order.
+
+    Batches that the client cannot read are left out. Raises BrokerError where Kafka gives nothing for `seconds`.
+    """
+    from confluent_kafka import KafkaError, TopicPartition
+
+    left = {place: end for place, (begin, end) in ranges.items() if begin < end}
+    consumer.assign([TopicPartition(*place, ranges[place][0]) for place in left])
+    deadline = time.monotonic() + seconds
+    while left:
+        if time.monotonic() > deadline:
+            raise BrokerError(f"Kafka at {settings.kafka_bootstrap} gives no messages of {sorted(left)}")
+        for message in consumer.consume(100, 0.1):
+            place, last = (message.topic(), message.partition()), message.offset()
+            if message.error() is None:
+                if last < left.get(place, 0):
+                    yield message
+            elif message.error().code() == KafkaError._PARTITION_EOF:
+                last -= 1
+            elif (skipped := skip(consumer, settings, message)) is not None:
+                last = skipped.last
+            else:
+                continue
+            deadline = time.monotonic() + seconds
+            if last + 1 >= left.get(place, 0):
+                left.pop(place, None)
 
 
 def first_messages(

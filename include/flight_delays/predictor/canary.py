@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC
-from flight_delays.errors import BrokerError, CanaryError, sentence
+from flight_delays.errors import CanaryError
 from flight_delays.infra.batches import skip
-from flight_delays.infra.kafka import ends, partition_of, partitions_of, producer_options, reader
+from flight_delays.infra.kafka import ends, partition_of, partitions_of, producer_options, reader, send
 from flight_delays.predictor.timeouts import PROBE_QUERY_SECONDS
-from flight_delays.predictor.workload import Answer, canary_message, find_canary, read_answer
+from flight_delays.predictor.workload import canary_message, find_canary, read_answer
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer
     from pymongo.database import Database
 
     from flight_delays.settings import Settings
@@ -42,23 +41,10 @@ def send_canaries(settings: Settings) -> list[str]:
     """
     from confluent_kafka import Producer
 
-    failures: list[str] = []
-
-    def confirmed(error: Any, _: Any) -> None:
-        if error is not None:
-            failures.append(sentence(error))
-
     # Not idempotent: a canary may come twice, and getting a producer's id takes half a second.
     producer = Producer({**producer_options(settings, timeout_seconds=10), "linger.ms": 0})
     uuids = canary_ids(len(partitions_of(producer, settings, REQUEST_TOPIC)))
-    for key, value in canary_messages(uuids):
-        producer.produce(REQUEST_TOPIC, key=key, value=value, on_delivery=confirmed)
-    left = producer.flush(12)
-    if left or failures:
-        raise BrokerError(
-            f"Kafka at {settings.kafka_bootstrap} did not take the canaries ({'; '.join(failures) or 'no answer'}): "
-            "look at its log (make logs SERVICE=kafka)"
-        )
+    send(producer, REQUEST_TOPIC, canary_messages(uuids), 12)
     return uuids
 
 
@@ -85,9 +71,12 @@ def prove(
         waiting: dict[str | None, int] = {uuid: partition for partition, uuid in enumerate(uuids)}
         deadlines = dict.fromkeys(waiting.values(), begin + timeout_seconds)
         while waiting:
-            if (answer := _next_answer(consumer, settings, deployment)) is not None:
-                waiting.pop(answer.uuid, None)
-                deadlines[answer.partition] = time.monotonic() + timeout_seconds
+            message = consumer.poll(0.2)
+            if message is not None and skip(consumer, settings, message) is None:
+                answer = read_answer(message)
+                if answer and answer.uuid and answer.deployment == deployment:
+                    waiting.pop(answer.uuid, None)
+                    deadlines[answer.partition] = time.monotonic() + timeout_seconds
             if time.monotonic() > probed + PROBE_QUERY_SECONDS:
                 if (reason := unhealthy_reason()) is not None:
                     raise CanaryError(reason)
@@ -100,15 +89,6 @@ def prove(
                     "(make logs SERVICE=spark-connect)"
                 )
         return uuids, time.monotonic() - begin
-
-
-def _next_answer(consumer: Consumer, settings: Settings, deployment: int) -> Answer | None:
-    """The next message, where it is an answer of this deployment; steps over what the client cannot read."""
-    message = consumer.poll(0.2)
-    if message is None or skip(consumer, settings, message) is not None:
-        return None
-    answer = read_answer(message)
-    return answer if answer and answer.uuid and answer.deployment == deployment else None
 
 
 def await_canaries(

@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from flight_delays.contract import MAX_KEY_BYTES, MAX_MESSAGE_BYTES, REQUEST_TOPIC
-from flight_delays.errors import BrokerError
-from flight_delays.infra.batches import Unreadable, is_of_a_batch, skip, unreadable
+from flight_delays.infra.batches import Unreadable, unreadable
 from flight_delays.infra.kafka import (
     ANSWER_SECONDS,
     bounds,
@@ -26,14 +25,16 @@ from flight_delays.infra.kafka import (
     no_broker,
     partitions_of,
     producer_options,
+    read,
     reader,
+    send,
 )
 from flight_delays.infra.topics import topic_id
 from flight_delays.predictor.timeouts import CLOCK_SKEW_SECONDS, ON_DISK_SECONDS, READ_ANSWERS_SECONDS
 from flight_delays.predictor.workload import PLACES, read_answer
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, Message, Producer
+    from confluent_kafka import Consumer, Message
 
     from flight_delays.predictor.state import Deployment, Gap
     from flight_delays.settings import Settings
@@ -131,64 +132,34 @@ def go_around(settings: Settings, start: Start, gaps: Iterable[Gap]) -> Start:
     """
     from confluent_kafka import Producer
 
-    failures: list[str] = []
-
-    def confirmed(error: Any, message: Message) -> None:
-        if error is not None:
-            failures.append(f"{error} (a request of {len(message.value() or b''):,} bytes)")
-
     options = producer_options(settings, timeout_seconds=60)
     producer = Producer({**options, "enable.idempotence": True, "queue.buffering.max.kbytes": 64 * 1024})
-    sent = 0
     with reader(settings) as consumer:
         offsets = _offsets(consumer, settings, start)
-        for gap in sorted(gaps, key=lambda gap: (gap.partition, gap.first)):
-            for message in () if gap.gone_around else _requests_before(consumer, gap, offsets[gap.partition]):
-                if not _is_answered(message, start.answered):
-                    _produce(producer, message, confirmed)
-                    sent += 1
-            offsets[gap.partition] = max(offsets[gap.partition], gap.last + 1)
-    left = producer.flush(90)
-    if left or failures:
-        raise BrokerError(f"Kafka did not take {left or len(failures)} of {sent} requests again: {failures[:1]}")
+
+        def waiting() -> Iterator[tuple[bytes | None, bytes | None]]:
+            for gap in sorted(gaps, key=lambda gap: (gap.partition, gap.first)):
+                # To the gap's end, which Kafka gives as an error: so all that lies before it has come.
+                begin = gap.last + 1 if gap.gone_around else offsets[gap.partition]
+                for request in read(consumer, settings, {(REQUEST_TOPIC, gap.partition): (begin, gap.last + 1)}, 10):
+                    if not _is_answered(request, start.answered):
+                        yield _cut(request.key(), MAX_KEY_BYTES), _cut(request.value(), MAX_MESSAGE_BYTES)
+                offsets[gap.partition] = max(offsets[gap.partition], gap.last + 1)
+
+        sent = send(producer, REQUEST_TOPIC, waiting(), 90)
     log.warning("%d requests are on the topic again, behind unreadable batches", sent)
     return Start(offsets)
 
 
-def _requests_before(consumer: Consumer, gap: Gap, position: int) -> Iterator[Message]:
-    """The readable requests from the position to the gap. Raises BrokerError where Kafka does not give them."""
-    from confluent_kafka import TopicPartition
-
-    if position < gap.first:
-        consumer.assign([TopicPartition(REQUEST_TOPIC, gap.partition, position)])
-    while position < gap.first:
-        message = consumer.poll(ANSWER_SECONDS)
-        if message is not None and is_of_a_batch(message):
-            return  # the gap itself: no request lies just before it
-        if message is None or message.error() is not None:
-            why = "no answer" if message is None else message.error()
-            raise BrokerError(f"Kafka does not give the requests before an unreadable one: {why}")
-        position = message.offset() + 1
-        if position <= gap.first:
-            yield message
+def _cut(text: bytes | None, limit: int) -> bytes | None:
+    """What is too large is rejected as such, by its first bytes, too: as a whole, Kafka might not take it again."""
+    return text and text[: limit + 1]
 
 
 def _is_answered(request: Message, answered: Mapping[Place, int]) -> bool:
     """Whether the request has an answer, and not another one that had its offset before."""
     at = answered.get((request.partition(), request.offset()))
     return at is not None and int(request.timestamp()[1]) <= at + CLOCK_SKEW_SECONDS * 1000
-
-
-def _produce(producer: Producer, message: Message, confirmed: Callable[[Any, Message], None]) -> None:
-    # What is too large is rejected as such, by its first bytes, too: as a whole, Kafka might not take it a second time.
-    key, value = message.key(), message.value()
-    key, value = key and key[: MAX_KEY_BYTES + 1], value and value[: MAX_MESSAGE_BYTES + 1]
-    while True:
-        try:
-            producer.produce(REQUEST_TOPIC, key=key, value=value, on_delivery=confirmed)
-            return
-        except BufferError:
-            producer.poll(0.1)
 
 
 def _offsets(consumer: Consumer, settings: Settings, start: Start) -> Offsets:
@@ -243,39 +214,29 @@ def _answered(consumer: Consumer, settings: Settings, since: float, topic_since:
     """The requests answered or rejected since then, as far as read in time, each with its last answer's timestamp."""
     deadline = time.monotonic() + READ_ANSWERS_SECONDS
     latest = int((time.time() - ON_DISK_SECONDS) * 1000)
-    last_offsets = _assign_since(consumer, settings, since)
     found: dict[Place, int] = {}
-    while last_offsets and time.monotonic() < deadline:
-        for message in consumer.consume(1000, 0.1):
-            offset, (_, timestamp) = message.offset(), message.timestamp()
-            if message.error() is not None:
-                if (skipped := skip(consumer, settings, message)) is None:
-                    continue
-                offset = skipped.last
-            elif (place := _place(message, topic_since)) is not None and timestamp <= latest:
-                found[place] = max(timestamp, found.get(place, 0))
-            source = message.topic(), message.partition()
-            if offset >= last_offsets.get(source, 0):
-                last_offsets.pop(source, None)
+    for message in read(consumer, settings, _since(consumer, settings, since), READ_ANSWERS_SECONDS):
+        answer, (_, timestamp) = read_answer(message), message.timestamp()
+        if answer and answer.place and answer.deployment >= topic_since and timestamp <= latest:
+            found[answer.place] = max(timestamp, found.get(answer.place, 0))
+        if time.monotonic() > deadline:
+            break
     return found
 
 
-def _place(message: Message, topic_since: int) -> Place | None:
-    answer = read_answer(message)
-    return answer.place if answer and answer.deployment >= topic_since else None
-
-
-def _assign_since(consumer: Consumer, settings: Settings, since: float) -> dict[tuple[str, int], int]:
-    """Assigns all answers since then; returns the last offset of each partition that has any."""
+def _since(consumer: Consumer, settings: Settings, since: float) -> dict[tuple[str, int], tuple[int, int]]:
+    """Where the answers since then begin and end, in each partition that has any."""
     from confluent_kafka import TopicPartition
 
     moment = int((since - CLOCK_SKEW_SECONDS) * 1000)
     places = [place for topic in PLACES for place in partitions_of(consumer, settings, topic)]
     wanted = [TopicPartition(place.topic, place.partition, moment) for place in places]
-    begins = [place for place in consumer.offsets_for_times(wanted, timeout=ANSWER_SECONDS) if place.offset >= 0]
-    ends = {place: consumer.get_watermark_offsets(place, timeout=ANSWER_SECONDS)[1] for place in begins}
-    consumer.assign(begins)
-    return {(place.topic, place.partition): end - 1 for place, end in ends.items() if place.offset < end}
+    found = {}
+    for begin in consumer.offsets_for_times(wanted, timeout=ANSWER_SECONDS):
+        if begin.offset >= 0:
+            _, end = consumer.get_watermark_offsets(begin, timeout=ANSWER_SECONDS)
+            found[begin.topic, begin.partition] = begin.offset, end
+    return found
 
 
 def _still_answered(settings: Settings, answered: Mapping[Place, int], places: Collection[Place]) -> set[Place]:

@@ -15,6 +15,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from flight_delays.contract import MAX_MESSAGE_BYTES
+from flight_delays.infra import kafka
 from flight_delays.predictor import handover, workload
 from flight_delays.predictor.state import Gap
 from tests.conftest import Stack
@@ -159,7 +160,7 @@ def test_requests_that_are_left_are_sent_again_while_retention_removes_others(
         for number in range(5):
             put("request", {"number": number}, MINUTE)
         put_bomb(stack, topic)
-    gaps, bounds = gaps_from(stack, handover.Start()), handover.bounds
+    gaps, bounds = gaps_from(stack, handover.Start()), kafka.bounds
 
     def before_retention(*arguments: Any) -> dict[int, tuple[int, int]]:
         found = bounds(*arguments)
@@ -168,7 +169,7 @@ def test_requests_that_are_left_are_sent_again_while_retention_removes_others(
         put("request", {"number": 99}, 0)
         return found
 
-    monkeypatch.setattr(handover, "bounds", before_retention)
+    monkeypatch.setattr(kafka, "bounds", before_retention)
     handover.go_around(stack.settings, handover.Start(), gaps)
     assert [number for number in numbers(stack, 6) if number != 99] == [2, 3, 4]
 

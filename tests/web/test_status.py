@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -27,7 +28,7 @@ from flight_delays.predictor.status import Condition, Status, read_status
 from stack.console import predictor_status
 from stack.steps import START
 from tests.conftest import Stack
-from tests.integration.line import until
+from tests.integration.line import create_topic, until
 
 HOUR = dt.timedelta(hours=1)
 NOW = dt.datetime.now(dt.UTC)
@@ -83,33 +84,35 @@ def test_nothing_was_deployed_yet(stack: Stack, mongo: Database[Any]) -> None:
     assert not found.healthy
 
 
-def test_rate_and_latency_come_from_kafkas_times(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
+def test_latency_comes_from_kafkas_times(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
     deployed(mongo)
     answered(mongo, ends, [9999.0], age=301)
     answered(mongo, ends, [float(took) for took in range(1, 101)])
     found = read_status(stack.settings)
     assert (found.condition, found.lag, found.problems) == (Condition.RUNNING, 0, ())
     assert (found.version, found.generation, found.wanted) == (VERSION, 1, Wanted.RUNNING)
-    assert (found.answers, found.p50_ms, found.p99_ms) == (200, 50, 99)
-    assert found.per_second == pytest.approx(200 / 300)
+    assert (found.p50_ms, found.p99_ms) == (50, 99)
     assert found.healthy
     shown = dict(status.rows(found))
-    assert shown["Requests answered"] == "200 in the last 5 min, 0.67/s"
     assert shown["Time to answer, p50 / p99"] == "50 / 99 ms"
     assert "running, this query for 2:00:" in shown["State"]
 
 
-def test_many_answers_are_counted_from_the_end_only(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
+def test_answers_of_all_kinds_are_counted_on_kafka(
+    stack: Stack, mongo: Database[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = [create_topic(stack, "answers"), create_topic(stack, "rejections")]
+    monkeypatch.setattr(status, "PLACES", topics)
     deployed(mongo)
-    now = dt.datetime.now(dt.UTC)
-    mongo[Collection.RESPONSES].insert_many(
-        {"_id": str(uuid4()), "PredictedAt": now - dt.timedelta(milliseconds=20 * before), "Timestamp": now - HOUR}
-        for before in range(2 * status.LATEST, 0, -1)
-    )
+    assert read_status(stack.settings).answers == 0
+    producer = Producer({"bootstrap.servers": stack.settings.kafka_bootstrap})
+    for ago in (310, 200, 1):
+        for topic in topics:
+            producer.produce(topic, b"{}", partition=0, timestamp=int((time.time() - ago) * 1000))
+    assert producer.flush(10) == 0
     found = read_status(stack.settings)
-    assert found.answers == status.LATEST
-    assert found.window_seconds == pytest.approx(20, abs=10)
-    assert found.per_second == pytest.approx(status.LATEST / found.window_seconds)
+    assert (found.answers, found.per_second) == (4, pytest.approx(4 / 300))
+    assert dict(status.rows(found))["Answers on Kafka, last 5 min"] == "4, 0.01/s"
 
 
 def test_lag_is_what_lies_behind_the_highest_answer(stack: Stack, mongo: Database[Any], ends: list[int]) -> None:
@@ -242,7 +245,7 @@ def test_what_is_away_is_named(away: FlaskClient, app: Flask) -> None:
     ):
         assert problem.startswith(text)
     until(lambda: "MongoDB does not answer" in away.get("/status").text, 30, "the status", every=1)
-    assert dict(status.rows(found))["Requests answered"] == "unknown"
+    assert dict(status.rows(found))["Answers on Kafka, last 5 min"] == "unknown"
     shown = figures(away)
     assert shown["flight_delay_predictor_up", ""] == 0
     assert shown["flight_delay_predictor_condition", "unknown"] == 1

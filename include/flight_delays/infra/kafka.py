@@ -93,6 +93,25 @@ def ends(settings: Settings, topic: str) -> list[int]:
         return [following for _, following in bounds(consumer, settings, topic).values()]
 
 
+def since(
+    consumer: Consumer, settings: Settings, topics: Iterable[str], moment: float, timeout_seconds: float
+) -> dict[tuple[str, int], tuple[int, int]]:
+    """The first offset since then (seconds since 1970) and the next offset of each (topic, partition) that has any.
+
+    Raises BrokerError or KafkaException.
+    """
+    from confluent_kafka import TopicPartition
+
+    places = [place for topic in topics for place in partitions_of(consumer, settings, topic, timeout_seconds)]
+    asked = [TopicPartition(place.topic, place.partition, int(moment * 1000)) for place in places]
+    found = {}
+    for begin in consumer.offsets_for_times(asked, timeout=timeout_seconds):
+        if begin.offset >= 0:
+            _, end = consumer.get_watermark_offsets(begin, timeout=timeout_seconds)
+            found[begin.topic, begin.partition] = begin.offset, end
+    return found
+
+
 def send(producer: Producer, topic: str, messages: Iterable[tuple[Any, Any]], seconds: float) -> int:
     """Puts messages (key and value) on the topic; returns their number once Kafka has confirmed them all.
 

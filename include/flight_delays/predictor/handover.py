@@ -16,19 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from flight_delays.contract import MAX_KEY_BYTES, MAX_MESSAGE_BYTES, REQUEST_TOPIC
+from flight_delays.infra import kafka
 from flight_delays.infra.batches import Unreadable, unreadable
-from flight_delays.infra.kafka import (
-    ANSWER_SECONDS,
-    bounds,
-    client_options,
-    first_messages,
-    no_broker,
-    partitions_of,
-    producer_options,
-    read,
-    reader,
-    send,
-)
 from flight_delays.infra.topics import topic_id
 from flight_delays.predictor.timeouts import CLOCK_SKEW_SECONDS, ON_DISK_SECONDS, READ_ANSWERS_SECONDS
 from flight_delays.predictor.workload import PLACES, read_answer
@@ -72,9 +61,9 @@ def request_topic_id(settings: Settings) -> str:
     from confluent_kafka.admin import AdminClient
 
     try:
-        return topic_id(AdminClient(client_options(settings)), REQUEST_TOPIC)
+        return topic_id(AdminClient(kafka.client_options(settings)), REQUEST_TOPIC)
     except KafkaException as error:
-        raise no_broker(settings, error) from error
+        raise kafka.no_broker(settings, error) from error
 
 
 def recreated(settings: Settings, deployment: Deployment) -> str | None:
@@ -102,9 +91,9 @@ def starting_point(settings: Settings, checkpoint: Path, topic_since: int = 0) -
         return Start()
     offsets, since = found
     begin = time.monotonic()
-    with reader(settings) as consumer:
+    with kafka.reader(settings) as consumer:
         answered = _answered(consumer, settings, since, topic_since)
-        available = list(bounds(consumer, settings, REQUEST_TOPIC).values())
+        available = list(kafka.bounds(consumer, settings, REQUEST_TOPIC).values())
     behind = first_unanswered(offsets, answered)
     sure = _still_answered(settings, answered, [(p, offset - 1) for p, offset in behind.items()])
     behind = {p: offset if (p, offset - 1) in sure else offsets[p] for p, offset in behind.items()}
@@ -118,7 +107,7 @@ def starting_point(settings: Settings, checkpoint: Path, topic_since: int = 0) -
 
 def unreadable_from(settings: Settings, start: Start) -> list[Unreadable]:
     """The batches from there on that would end the query, whose reader unpacks them. Raises BrokerError."""
-    with reader(settings) as consumer:
+    with kafka.reader(settings) as consumer:
         offsets = _offsets(consumer, settings, start)
     return list(unreadable(settings, REQUEST_TOPIC, offsets))
 
@@ -132,21 +121,23 @@ def go_around(settings: Settings, start: Start, gaps: Iterable[Gap]) -> Start:
     """
     from confluent_kafka import Producer
 
-    options = producer_options(settings, timeout_seconds=60)
+    options = kafka.producer_options(settings, timeout_seconds=60)
     producer = Producer({**options, "enable.idempotence": True, "queue.buffering.max.kbytes": 64 * 1024})
-    with reader(settings) as consumer:
+    with kafka.reader(settings) as consumer:
         offsets = _offsets(consumer, settings, start)
 
         def waiting() -> Iterator[tuple[bytes | None, bytes | None]]:
             for gap in sorted(gaps, key=lambda gap: (gap.partition, gap.first)):
                 # To the gap's end, which Kafka gives as an error: so all that lies before it has come.
                 begin = gap.last + 1 if gap.gone_around else offsets[gap.partition]
-                for request in read(consumer, settings, {(REQUEST_TOPIC, gap.partition): (begin, gap.last + 1)}, 10):
+                for request in kafka.read(
+                    consumer, settings, {(REQUEST_TOPIC, gap.partition): (begin, gap.last + 1)}, 10
+                ):
                     if not _is_answered(request, start.answered):
                         yield _cut(request.key(), MAX_KEY_BYTES), _cut(request.value(), MAX_MESSAGE_BYTES)
                 offsets[gap.partition] = max(offsets[gap.partition], gap.last + 1)
 
-        sent = send(producer, REQUEST_TOPIC, waiting(), 90)
+        sent = kafka.send(producer, REQUEST_TOPIC, waiting(), 90)
     log.warning("%d requests are on the topic again, behind unreadable batches", sent)
     return Start(offsets)
 
@@ -165,7 +156,7 @@ def _is_answered(request: Message, answered: Mapping[Place, int]) -> bool:
 def _offsets(consumer: Consumer, settings: Settings, start: Start) -> Offsets:
     """The start's offset in each partition, as numbers: the first available one where it means the beginning."""
     offsets = start.offsets or {}
-    available = bounds(consumer, settings, REQUEST_TOPIC)
+    available = kafka.bounds(consumer, settings, REQUEST_TOPIC)
     return {
         partition: max(offsets.get(partition, FROM_THE_BEGINNING), low) for partition, (low, _) in available.items()
     }
@@ -215,27 +206,13 @@ def _answered(consumer: Consumer, settings: Settings, since: float, topic_since:
     deadline = time.monotonic() + READ_ANSWERS_SECONDS
     latest = int((time.time() - ON_DISK_SECONDS) * 1000)
     found: dict[Place, int] = {}
-    for message in read(consumer, settings, _since(consumer, settings, since), READ_ANSWERS_SECONDS):
+    answers = kafka.since(consumer, settings, PLACES, since - CLOCK_SKEW_SECONDS, kafka.ANSWER_SECONDS)
+    for message in kafka.read(consumer, settings, answers, READ_ANSWERS_SECONDS):
         answer, (_, timestamp) = read_answer(message), message.timestamp()
         if answer and answer.place and answer.deployment >= topic_since and timestamp <= latest:
             found[answer.place] = max(timestamp, found.get(answer.place, 0))
         if time.monotonic() > deadline:
             break
-    return found
-
-
-def _since(consumer: Consumer, settings: Settings, since: float) -> dict[tuple[str, int], tuple[int, int]]:
-    """Where the answers since then begin and end, in each partition that has any."""
-    from confluent_kafka import TopicPartition
-
-    moment = int((since - CLOCK_SKEW_SECONDS) * 1000)
-    places = [place for topic in PLACES for place in partitions_of(consumer, settings, topic)]
-    wanted = [TopicPartition(place.topic, place.partition, moment) for place in places]
-    found = {}
-    for begin in consumer.offsets_for_times(wanted, timeout=ANSWER_SECONDS):
-        if begin.offset >= 0:
-            _, end = consumer.get_watermark_offsets(begin, timeout=ANSWER_SECONDS)
-            found[begin.topic, begin.partition] = begin.offset, end
     return found
 
 
@@ -245,7 +222,7 @@ def _still_answered(settings: Settings, answered: Mapping[Place, int], places: C
     A broker whose machine lost power, and a recreated topic, use an offset a second time.
     """
     moved = dict(place for place in places if place in answered)
-    requests = first_messages(settings, REQUEST_TOPIC, moved, ANSWER_SECONDS)
+    requests = kafka.first_messages(settings, REQUEST_TOPIC, moved, kafka.ANSWER_SECONDS)
     return {
         place
         for place in moved.items()

@@ -84,17 +84,13 @@ def probe(settings: Settings) -> Unhealthy | None:
 def _left_undone(settings: Settings, state: State) -> str | None:
     """What a run should have done by now and did not, because it was killed, or was never started."""
     now = dt.datetime.now(dt.UTC)
-    limit = now - dt.timedelta(seconds=IN_PROGRESS_SECONDS)
     if state.in_progress:
+        limit = now - dt.timedelta(seconds=IN_PROGRESS_SECONDS)
         since = state.changed_at or limit
         return None if since > limit else f"a deployment was left in progress at {since:%H:%M:%S} UTC"
-    if state.wanted is Wanted.STOPPED:
-        return None
     pointer = registry.read_pointer(settings.models)
-    serving = state.serving.version if state.serving else None
-    if pointer.champion in (None, serving) or state.failure(pointer) or (pointer.updated_at or limit) > limit:
-        return None
-    return f"the champion {pointer.champion} was never deployed"
+    unserved = None if state.failure(pointer) else state.unserved(pointer, now)
+    return unserved and f"the champion {pointer.champion} does not serve: {unserved}"
 
 
 @dataclass

@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from flight_delays.contract import Collection
 from flight_delays.errors import OvertakenError, PredictorError
+from flight_delays.predictor.timeouts import IN_PROGRESS_SECONDS
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -132,6 +133,16 @@ class State(BaseModel):
         failure = self.failed.get(pointer.champion or "")
         asked_since = failure is not None and pointer.updated_at is not None and pointer.updated_at > failure.at
         return None if asked_since else failure
+
+    def unserved(self, pointer: Pointer, now: dt.datetime) -> str | None:
+        """Why the pointer's champion does not serve; None where it does, need not, or a run is under way to it."""
+        serving = self.serving.version if self.serving else None
+        if self.wanted is Wanted.STOPPED or self.in_progress or pointer.champion in (None, serving):
+            return None
+        if (failure := self.failure(pointer)) is not None:
+            return failure.reason
+        waits = now - pointer.updated_at if pointer.updated_at else dt.timedelta.max
+        return None if waits.total_seconds() < IN_PROGRESS_SECONDS else "it was never deployed"
 
     def next_deployment(self, version: str, *, topic_id: str = "", alone: bool = False) -> Deployment:
         """The deployment that a run may claim, with a session and a checkpoint of its own."""

@@ -235,7 +235,7 @@ def test_no_dag_and_no_page_ends_it(
         assert "MongoDB does not answer" not in client.get("/status").text
         assert "flight" in client.get("/metrics").text
     found = read_status(stack.settings)
-    assert found.answers is not None, found.problems
+    assert found.dead_letters_hour is not None, found.problems
     assert not [problem for problem in found.problems if "MongoDB" in problem]
 
 

@@ -391,7 +391,7 @@ def test_the_watch_sees_what_was_left_in_progress(engines: Stack, monkeypatch: p
     abandoned = state.next_deployment(serving(engines).version)
     change_state(database, state, candidate=abandoned, generation=abandoned.generation)
     assert probe.probe(engines.settings) is None, "a run is at work"
-    monkeypatch.setattr(probe, "IN_PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(timeouts, "IN_PROGRESS_SECONDS", 0.0)
     found = probe.probe(engines.settings)
     assert found is not None
     assert (found.part, "left in progress" in found.reason) == (probe.Part.CHANGE, True)

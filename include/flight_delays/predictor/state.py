@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from flight_delays.contract import Collection
 from flight_delays.errors import OvertakenError, PredictorError
-from flight_delays.predictor.timeouts import IN_PROGRESS_SECONDS
+from flight_delays.predictor import timeouts
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -142,7 +142,7 @@ class State(BaseModel):
         if (failure := self.failure(pointer)) is not None:
             return failure.reason
         waits = now - pointer.updated_at if pointer.updated_at else dt.timedelta.max
-        return None if waits.total_seconds() < IN_PROGRESS_SECONDS else "it was never deployed"
+        return None if waits.total_seconds() < timeouts.IN_PROGRESS_SECONDS else "it was never deployed"
 
     def next_deployment(self, version: str, *, topic_id: str = "", alone: bool = False) -> Deployment:
         """The deployment that a run may claim, with a session and a checkpoint of its own."""

@@ -132,8 +132,8 @@ def read_status(settings: Settings) -> Status:
             found |= _from_state(state)
             if state.serving is not None and (why := state.unserved(pointer, at)) is not None:
                 problems.append(
-                    f"{state.serving.version} serves in place of the champion {pointer.champion}: {why}; the action start "
-                    "of the DAG flight_delay_predictor deploys it (make predictor ACTION=start)"
+                    f"{state.serving.version} serves in place of the champion {pointer.champion}: {why}; this "
+                    "deploys it: make predictor ACTION=start"
                 )
         with _noting(problems, settings, but=PyMongoError):
             found["events"] = tuple(last_events(db, 10))

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from flight_delays.contract import MAX_MESSAGE_BYTES
-from flight_delays.infra import kafka
+from flight_delays.infra.batches import Unreadable
 from flight_delays.predictor import handover, workload
-from flight_delays.predictor.state import Gap
 from tests.conftest import Stack
 from tests.integration.line import compressed, create_topic, messages_on, put_bomb, until
 
@@ -97,10 +95,6 @@ def test_answers_of_a_topic_that_is_gone_do_not_count(stack: Stack, put: Put, tm
     assert goes_on(stack, tmp_path, committed=0, topic_since=5) == 2
 
 
-def gaps_from(stack: Stack, start: handover.Start) -> list[Gap]:
-    return [Gap(topic_id="", **asdict(batch)) for batch in handover.unreadable_from(stack.settings, start)]
-
-
 def numbers(stack: Stack, begin: int) -> list[int]:
     """The numbers of the requests from that offset on."""
     messages = messages_on(stack, handover.REQUEST_TOPIC, begin=begin)
@@ -113,19 +107,19 @@ def test_a_start_goes_around_what_no_query_can_read(stack: Stack, put: Put) -> N
         for number in range(6):
             put("request", {"number": number}, MINUTE)
         put_bomb(stack, topic)
+        put_bomb(stack, topic, size=2_000_000)  # the client could read it, the query must not
         put("request", {"number": 6}, MINUTE)
         put_bomb(stack, topic, size=900_000, count=400)
     put("request", {"number": 7}, MINUTE)
     now = int(time.time() * 1000)
     begin = handover.Start({0: 1, 1: -2}, {(0, 2): now, (0, 3): now})  # 0 to 3 are answered
-    gaps = gaps_from(stack, begin)
-    assert [(gap.first, gap.last) for gap in gaps] == [(6, 6), (8, 407)]
-    behind = handover.go_around(stack.settings, begin, gaps)
-    assert behind.offsets == {0: 408, 1: 0}
-    assert numbers(stack, 408) == [1, 4, 5, 6, 7], "what was not answered comes again, once"
-    done = [gap.model_copy(update={"gone_around": True}) for gap in gaps]
-    assert handover.go_around(stack.settings, handover.Start(), done).offsets == {0: 408, 1: 0}
-    assert numbers(stack, 408) == [1, 4, 5, 6, 7], "nothing comes a second time"
+    behind, gaps = handover.go_around(stack.settings, begin, ())
+    assert [(gap.first, gap.last) for gap in gaps] == [(6, 6), (7, 7), (9, 408)]
+    assert behind.offsets == {0: 409, 1: 0}
+    assert numbers(stack, 409) == [1, 4, 5, 6, 7], "what was not answered comes again, once"
+    again = handover.go_around(stack.settings, handover.Start(), [(0, 6), (0, 7), (0, 9)])
+    assert (again[0].offsets, again[1]) == ({0: 409, 1: 0}, [])
+    assert numbers(stack, 409) == [1, 4, 5, 6, 7], "nothing comes a second time"
 
 
 def test_an_answer_to_what_had_the_offset_before_hides_no_request(stack: Stack, put: Put, tmp_path: Path) -> None:
@@ -137,7 +131,7 @@ def test_an_answer_to_what_had_the_offset_before_hides_no_request(stack: Stack, 
         put_bomb(stack, handover.REQUEST_TOPIC)
     assert goes_on(stack, tmp_path, committed=0) == 0
     start = handover.starting_point(stack.settings, tmp_path)
-    assert handover.go_around(stack.settings, start, gaps_from(stack, start)).offsets == {0: 4, 1: 0}
+    assert handover.go_around(stack.settings, start, ())[0].offsets == {0: 4, 1: 0}
     assert numbers(stack, 4) == [0, 1, 2]
 
 
@@ -146,7 +140,7 @@ def test_the_largest_request_before_a_gap_stops_nothing(stack: Stack, put: Put) 
     with compressed(stack, topic):  # unpacked, and with its header, Kafka would not take it again
         assert put_bomb(stack, topic, size=1_048_570)[0] == {None}
         put_bomb(stack, topic)
-    start = handover.go_around(stack.settings, handover.Start(), gaps_from(stack, handover.Start()))
+    start, _ = handover.go_around(stack.settings, handover.Start(), ())
     assert start.offsets == {0: 2, 1: 0}
     (again,) = messages_on(stack, topic, begin=2)
     assert len(again.value() or b"") == MAX_MESSAGE_BYTES + 1, "so it is rejected as too large"
@@ -160,17 +154,17 @@ def test_requests_that_are_left_are_sent_again_while_retention_removes_others(
         for number in range(5):
             put("request", {"number": number}, MINUTE)
         put_bomb(stack, topic)
-    gaps, bounds = gaps_from(stack, handover.Start()), kafka.bounds
+    unreadable = handover.unreadable
 
-    def before_retention(*arguments: Any) -> dict[int, tuple[int, int]]:
-        found = bounds(*arguments)
+    def before_retention(*arguments: Any) -> list[Unreadable]:
+        found = list(unreadable(*arguments))
         admin = AdminClient({"bootstrap.servers": stack.settings.kafka_bootstrap})
         admin.delete_records([TopicPartition(topic, 0, 2)])[TopicPartition(topic, 0)].result(20)
         put("request", {"number": 99}, 0)
         return found
 
-    monkeypatch.setattr(kafka, "bounds", before_retention)
-    handover.go_around(stack.settings, handover.Start(), gaps)
+    monkeypatch.setattr(handover, "unreadable", before_retention)
+    handover.go_around(stack.settings, handover.Start(), ())
     assert [number for number in numbers(stack, 6) if number != 99] == [2, 3, 4]
 
 

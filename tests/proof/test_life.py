@@ -26,7 +26,6 @@ from flight_delays.infra.kafka import ends
 from flight_delays.infra.topics import ensure_topics
 from flight_delays.model import registry
 from flight_delays.predictor import canary, control, engine, events, handover, probe, timeouts
-from flight_delays.predictor.control import Result
 from flight_delays.predictor.events import Kind
 from flight_delays.predictor.state import Action, Deployment, State, Wanted, change_state, read_state
 from flight_delays.predictor.status import read_status
@@ -97,18 +96,18 @@ def damaged(settings: Settings, version: str, name: str) -> Path:
 def test_a_stop_lasts_until_a_person_ends_it_and_loses_nothing(engines: Stack) -> None:
     before = serving(engines)
     stopped = reconcile(engines.settings, Action.STOP, reason="holiday", dag_run="flight_delay_predictor/test")
-    assert stopped.result is Result.STOPPED
+    assert stopped.result is Kind.STOPPED
     assert (last(engines).Kind, last(engines).Reason) == (Kind.STOPPED, "holiday")
     assert last(engines).DagRun == "flight_delay_predictor/test"
-    assert reconcile(engines.settings, Action.STOP).result is Result.UNCHANGED
+    assert reconcile(engines.settings, Action.STOP).result is Kind.UNCHANGED
     message = flight()
     put(engines, json.dumps(message).encode(), key=message["UUID"])
-    assert reconcile(engines.settings).result is Result.UNCHANGED
+    assert reconcile(engines.settings).result is Kind.UNCHANGED
     assert faults.answering(engines.settings) == set()
     assert check(engines.settings) is None
     assert probe.probe(engines.settings) is None, "a stop is no illness"
     started = reconcile(engines.settings, Action.START)
-    assert started.result is Result.STARTED
+    assert started.result is Kind.STARTED
     assert started.deployment is not None
     assert goes_on(engines.settings, before, started.deployment)
     database = mongo.connect(engines.settings)
@@ -119,11 +118,11 @@ def test_a_stop_lasts_until_a_person_ends_it_and_loses_nothing(engines: Stack) -
 def test_a_restart_goes_on_beside_and_reconcile_leaves_it_alone(engines: Stack) -> None:
     before = serving(engines)
     restarted = reconcile(engines.settings, Action.RESTART)
-    assert restarted.result is Result.RESTARTED
+    assert restarted.result is Kind.RESTARTED
     assert restarted.deployment is not None
     assert restarted.deployment.checkpoint != before.checkpoint
-    assert reconcile(engines.settings).result is Result.UNCHANGED
-    assert reconcile(engines.settings, Action.START).result is Result.UNCHANGED
+    assert reconcile(engines.settings).result is Kind.UNCHANGED
+    assert reconcile(engines.settings, Action.START).result is Kind.UNCHANGED
     assert faults.answering(engines.settings) == {before.generation + 1}
 
 
@@ -134,7 +133,7 @@ def test_too_few_task_slots_are_said_before_a_query_starts(engines: Stack) -> No
         engine._check_slots(spark, engines.settings, 2)
         with pytest.raises(engine.SlotsError, match=r"has 64 task slots, and 40 queries on 2 partitions need 80"):
             engine._check_slots(spark, engines.settings, 40, wait_seconds=0)
-    assert reconcile(engines.settings).result is Result.UNCHANGED
+    assert reconcile(engines.settings).result is Kind.UNCHANGED
 
 
 def test_an_overtaken_run_starts_and_stops_nothing(engines: Stack) -> None:
@@ -144,7 +143,7 @@ def test_an_overtaken_run_starts_and_stops_nothing(engines: Stack) -> None:
     assert restarted is not None
     for action in (Action.RESTART, Action.STOP):
         with pytest.raises(OvertakenError, match="it decides"):
-            zombie.do(action, "")
+            zombie.do(action)
     late = control._Run(engines.settings, mongo.connect(engines.settings))
     claimed = late._claim(before.version)
     change_state(mongo.connect(engines.settings), late.state, candidate=None)  # another run cleared up meanwhile
@@ -184,10 +183,10 @@ def test_a_burnt_session_and_a_restarted_server_are_repaired(engines: Stack) -> 
     assert found is not None
     assert found.part is probe.Part.QUERY
     repaired = reconcile(engines.settings)
-    assert repaired.result is Result.REPAIRED
+    assert repaired.result is Kind.REPAIRED
     engines.kill("spark-connect")
     repaired = reconcile(engines.settings)  # waits for the server
-    assert repaired.result is Result.REPAIRED
+    assert repaired.result is Kind.REPAIRED
     assert (last(engines).Kind, last(engines).Generation) == (Kind.REPAIRED, serving(engines).generation)
     assert faults.answering(engines.settings) == {serving(engines).generation}
 
@@ -239,7 +238,7 @@ def test_models_are_swapped_to_and_fro_under_traffic_in_both_modes(
     for version, trigger in swaps:
         settings = engines.settings.model_copy(update={"trigger": trigger})
         done = reconcile(settings, Action.DEPLOY, version)
-        assert done.result is Result.REPLACED
+        assert done.result is Kind.REPLACED
         assert registry.read_pointer(settings.models).champion == version
         faults.recovered(witness, time.monotonic())
         batches = settings.checkpoints / serving(engines).checkpoint / "commits"
@@ -260,9 +259,9 @@ def test_a_new_query_answers_nothing_again(engines: Stack, versions: tuple[str, 
     until(lambda: ends_of_answers() >= before + 330, 60, "all answers")
     time.sleep(timeouts.ON_DISK_SECONDS)
     for version in (versions[1], versions[0]):  # neither commits a batch meanwhile
-        assert reconcile(engines.settings, Action.DEPLOY, version).result is Result.REPLACED
+        assert reconcile(engines.settings, Action.DEPLOY, version).result is Kind.REPLACED
     engine.stop_session(engines.settings, serving(engines).session_id)
-    assert reconcile(engines.settings).result is Result.REPAIRED
+    assert reconcile(engines.settings).result is Kind.REPAIRED
     found = Counter((message.key() or b"").decode() for message in messages_on(engines, RESPONSE_TOPIC))
     assert [found[each["UUID"]] for each in flights] == [1] * 300
 
@@ -310,12 +309,12 @@ def test_a_model_that_does_not_answer_leaves_the_old_one_serving(
     assert (last(engines).Kind, last(engines).Version) == (Kind.CANARY_FAILED, versions[1])
     assert versions[1] in now(engines).failed
     left_alone = reconcile(engines.settings)
-    assert left_alone.result is Result.UNCHANGED, "what failed is not tried again by itself"
+    assert left_alone.result is Kind.UNCHANGED, "what failed is not tried again by itself"
     assert "not tried again" in left_alone.reason
     assert probe.probe(engines.settings) is None
     assert faults.answering(engines.settings) == {before.generation}
     asked = reconcile(engines.settings, Action.START)
-    assert asked.result is Result.REPLACED
+    assert asked.result is Kind.REPLACED
     assert serving(engines).version == versions[1], "a person asked"
     assert now(engines).failed == {}
 
@@ -346,12 +345,12 @@ def test_a_broken_champion_is_given_up_and_the_previous_model_serves(engines: St
         assert serving(engines).version == champion
         assert other in now(engines).failed
         assert (last(engines).Kind, "incomplete" in last(engines).Reason) == (Kind.FAILED, True)
-        assert reconcile(engines.settings).result is Result.UNCHANGED
+        assert reconcile(engines.settings).result is Kind.UNCHANGED
     finally:
         shutil.move(aside, engines.settings.models / other / "metadata.json")
     registry.promote(engines.settings.models, champion)
     registry.promote(engines.settings.models, other)
-    assert reconcile(engines.settings).result is Result.REPLACED, "promoted anew, it is tried anew"
+    assert reconcile(engines.settings).result is Kind.REPLACED, "promoted anew, it is tried anew"
 
 
 def test_a_damaged_checkpoint_says_what_to_do_and_a_restart_mends_it(engines: Stack) -> None:
@@ -367,7 +366,7 @@ def test_a_damaged_checkpoint_says_what_to_do_and_a_restart_mends_it(engines: St
     message = flight()
     put(engines, json.dumps(message).encode(), key=message["UUID"])
     restarted = reconcile(engines.settings, Action.RESTART)
-    assert restarted.result is Result.RESTARTED
+    assert restarted.result is Kind.RESTARTED
     database = mongo.connect(engines.settings)
     until(lambda: find_answer(database, message["UUID"]), 20, "the answer to what was asked meanwhile")
 
@@ -381,7 +380,7 @@ def test_a_broker_that_is_away_is_named_and_the_query_left_alone(engines: Stack)
     found = probe.probe(away)
     assert found is not None
     assert found.part is probe.Part.ANSWERS
-    assert reconcile(away, Action.STOP).result is Result.STOPPED, "a stop needs no Kafka"
+    assert reconcile(away, Action.STOP).result is Kind.STOPPED, "a stop needs no Kafka"
 
 
 def test_the_watch_sees_what_was_left_in_progress(engines: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,7 +394,7 @@ def test_the_watch_sees_what_was_left_in_progress(engines: Stack, monkeypatch: p
     found = probe.probe(engines.settings)
     assert found is not None
     assert (found.part, "left in progress" in found.reason) == (probe.Part.CHANGE, True)
-    assert reconcile(engines.settings).result is Result.UNCHANGED
+    assert reconcile(engines.settings).result is Kind.UNCHANGED
     assert not now(engines).in_progress
     database[Collection.STATE].delete_many({})
     found = probe.probe(engines.settings)
@@ -432,7 +431,7 @@ def test_a_flood_while_predictor_and_sink_are_stopped_costs_no_accepted_flight(e
     put(engines, *[b"x" * 100_000] * 400)
     asked += put_flights(engines, 50)
     engines.await_ready("sink")
-    assert reconcile(engines.settings, Action.START).result is Result.STARTED
+    assert reconcile(engines.settings, Action.START).result is Kind.STARTED
     await_answers(engines, asked)
     rejected = mongo.connect(engines.settings)[Collection.REJECTED]
     flood = {"reason": "malformed_json", "payload_bytes": 100_000}
@@ -447,7 +446,7 @@ def test_what_no_query_can_read_is_quarantined_and_all_else_answered(engines: St
         _, first = put_bomb(engines, REQUEST_TOPIC)
         _, second = put_bomb(engines, REQUEST_TOPIC, size=900_000, count=400)
         asked += put_flights(engines, 50)
-    assert reconcile(engines.settings, Action.START).result is Result.STARTED
+    assert reconcile(engines.settings, Action.START).result is Kind.STARTED
     await_answers(engines, asked)
     assert [(gap.partition, gap.first, gap.last) for gap in now(engines).gaps] == [
         (0, first, first),
@@ -469,7 +468,7 @@ def test_what_no_query_can_read_is_quarantined_and_all_else_answered(engines: St
         put_bomb(engines, REQUEST_TOPIC, partition=1)
         asked += put_flights(engines, 20)
     until(lambda: engines.supervisor.states()["spark-connect"]["pid"] not in (0, server), 60, "the server's death")
-    assert reconcile(engines.settings).result is Result.REPAIRED
+    assert reconcile(engines.settings).result is Kind.REPAIRED
     await_answers(engines, asked)
     assert len(now(engines).gaps) == 3
     assert probe.probe(engines.settings) is None
@@ -492,7 +491,7 @@ def recreate_request_topic(engines: Stack) -> None:
 def test_every_request_of_a_recreated_topic_is_answered(engines: Stack, running: bool) -> None:
     reconcile(engines.settings, Action.STOP)
     recreate_request_topic(engines)  # so that few requests pass the offsets that are to be passed
-    assert reconcile(engines.settings, Action.START).result is Result.STARTED
+    assert reconcile(engines.settings, Action.START).result is Kind.STARTED
     await_answers(engines, put_flights(engines, 20))
     before = serving(engines)
     if not running:
@@ -504,10 +503,10 @@ def test_every_request_of_a_recreated_topic_is_answered(engines: Stack, running:
     if running:  # the query may have died of it
         assert probe.probe(engines.settings) is not None
     assert "deleted and recreated" in (handover.recreated(engines.settings, before) or "")
-    assert reconcile(engines.settings, Action.START).result in (Result.STARTED, Result.REPAIRED)
+    assert reconcile(engines.settings, Action.START).result in (Kind.STARTED, Kind.REPAIRED)
     await_answers(engines, uuids)
     assert serving(engines).topic_id not in ("", before.topic_id)
     assert now(engines).topic_since == serving(engines).generation
     assert now(engines).gaps == (), "those of the topic that is gone"
-    assert reconcile(engines.settings).result is Result.UNCHANGED
+    assert reconcile(engines.settings).result is Kind.UNCHANGED
     until(lambda: read_status(engines.settings).lag == 0, 20, "no lag")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -25,7 +25,7 @@ from flight_delays.predictor.workload import PLACES, read_answer
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message
 
-    from flight_delays.predictor.state import Deployment, Gap
+    from flight_delays.predictor.state import Deployment
     from flight_delays.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -105,41 +105,37 @@ def starting_point(settings: Settings, checkpoint: Path, topic_since: int = 0) -
     return Start(going_on, answered)
 
 
-def unreadable_from(settings: Settings, start: Start) -> list[Unreadable]:
-    """The batches from there on that would end the query, whose reader unpacks them. Raises BrokerError."""
-    with kafka.reader(settings) as consumer:
-        offsets = _offsets(consumer, settings, start)
-    return list(unreadable(settings, REQUEST_TOPIC, offsets))
+def go_around(settings: Settings, start: Start, known: Container[Place]) -> tuple[Start, list[Unreadable]]:
+    """The start behind the last batch of each partition that would end the query, whose reader unpacks them.
 
-
-def go_around(settings: Settings, start: Start, gaps: Iterable[Gap]) -> Start:
-    """The start behind the last gap of each partition, once each readable request before it is on the topic again.
-
-    Requests that were answered stay where they are; the others keep their UUID, so an answer to the first of the two
-    stays. None is sent before a gap that was gone around already. Returns after Kafka has confirmed them all. Raises
-    BrokerError.
+    Returns, too, those that are not `known` (partition and first offset): each readable request before them is on the
+    topic again, confirmed by Kafka. Requests that were answered stay where they are; the others keep their UUID, so an
+    answer to the first of the two stays. Raises BrokerError.
     """
     from confluent_kafka import Producer
 
-    options = kafka.producer_options(settings, timeout_seconds=60)
-    producer = Producer({**options, "enable.idempotence": True, "queue.buffering.max.kbytes": 64 * 1024})
     with kafka.reader(settings) as consumer:
         offsets = _offsets(consumer, settings, start)
+        gaps = list(unreadable(settings, REQUEST_TOPIC, offsets))
+        new = [gap for gap in gaps if (gap.partition, gap.first) not in known]
+        if not gaps:
+            return start, new
 
         def waiting() -> Iterator[tuple[bytes | None, bytes | None]]:
-            for gap in sorted(gaps, key=lambda gap: (gap.partition, gap.first)):
+            for gap in gaps:
                 # To the gap's end, which Kafka gives as an error: so all that lies before it has come.
-                begin = gap.last + 1 if gap.gone_around else offsets[gap.partition]
-                for request in kafka.read(
-                    consumer, settings, {(REQUEST_TOPIC, gap.partition): (begin, gap.last + 1)}, 10
-                ):
-                    if not _is_answered(request, start.answered):
+                begin = offsets[gap.partition] if gap in new else gap.last + 1
+                before = {(REQUEST_TOPIC, gap.partition): (begin, gap.last + 1)}
+                for request in kafka.read(consumer, settings, before, kafka.ANSWER_SECONDS):
+                    if request.offset() < gap.first and not _is_answered(request, start.answered):
                         yield _cut(request.key(), MAX_KEY_BYTES), _cut(request.value(), MAX_MESSAGE_BYTES)
                 offsets[gap.partition] = max(offsets[gap.partition], gap.last + 1)
 
+        options = kafka.producer_options(settings, timeout_seconds=60)
+        producer = Producer({**options, "enable.idempotence": True, "queue.buffering.max.kbytes": 64 * 1024})
         sent = kafka.send(producer, REQUEST_TOPIC, waiting(), 90)
     log.warning("%d requests are on the topic again, behind unreadable batches", sent)
-    return Start(offsets)
+    return Start(offsets), new
 
 
 def _cut(text: bytes | None, limit: int) -> bytes | None:

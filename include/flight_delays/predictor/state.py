@@ -49,8 +49,8 @@ class Action(StrEnum):
 class Gap(BaseModel):
     """Requests that no reader can take: the offsets `first` to `last` of a partition, one batch. No query starts there.
 
-    `topic_id` is that of the topic that bore the name then. `gone_around` says that every readable request before the
-    gap was answered, or is on the topic again behind it.
+    `topic_id` is that of the topic that bore the name then. Every readable request before the gap was answered, or is
+    on the topic again behind it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -60,7 +60,6 @@ class Gap(BaseModel):
     first: int
     last: int
     reason: str
-    gone_around: bool = False
 
 
 class Deployment(BaseModel):

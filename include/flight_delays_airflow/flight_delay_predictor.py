@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from airflow.sdk import Metadata, Param
+from airflow.sdk import Metadata
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from flight_delays.contract import DagId
@@ -13,25 +13,16 @@ from flight_delays.errors import CanaryError, PredictorError, RegistryError
 from flight_delays.model import registry
 from flight_delays.predictor.state import Action
 from flight_delays.settings import get_settings
+from flight_delays_airflow.form import TEXT, field
 from flight_delays_airflow.mongo import database
 from flight_delays_airflow.names import KAFKA_CONNECTION, AssetName, asset
 
 PREDICTOR: Final = asset(AssetName.PREDICTOR)
+_ACTIONS: Final = "Action; only start, restart and deploy end a stop"
+_VERSION: Final = "Version for `deploy`, as `make models` lists it"
 PARAMS: Final = {
-    "action": Param(
-        Action.RECONCILE.value,
-        type="string",
-        enum=[action.value for action in Action],
-        title="Action",
-        description="Action; only start, restart and deploy end a stop",
-    ),
-    "version": Param(
-        None,
-        type=["null", "string"],
-        pattern=f"^{registry.VERSION_PATTERN}$",
-        title="Model version",
-        description="Version for `deploy`, as `make models` lists it",
-    ),
+    "action": field(Action.RECONCILE.value, "string", "Action", _ACTIONS, enum=[action.value for action in Action]),
+    "version": field(None, TEXT, "Model version", _VERSION, pattern=f"^{registry.VERSION_PATTERN}$"),
 }
 
 

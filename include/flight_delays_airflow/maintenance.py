@@ -18,6 +18,7 @@ from flight_delays.maintenance import expire, prune_checkpoints, prune_files
 from flight_delays.model import registry
 from flight_delays.predictor.state import read_state
 from flight_delays.settings import get_settings
+from flight_delays_airflow.form import field, section
 from flight_delays_airflow.mongo import database
 from flight_delays_airflow.names import AIRFLOW_DATABASE_CONNECTION
 
@@ -26,29 +27,34 @@ log = logging.getLogger(__name__)
 _SETTINGS: Final = get_settings()
 
 
-def _days(section: str, of: str, default: float, **limits: Any) -> Param:
-    """A form field: a retention in days."""
+def _days(of: str, default: float, **limits: Any) -> Param:
+    """A retention in days."""
     limits = limits or {"exclusiveMinimum": 0}
-    title, description = f"{of[0].upper()}{of[1:]}", f"Retention of {of} in days"
-    return Param(default, section=section, type="number", title=title, description=description, **limits)
+    return field(default, "number", f"{of[0].upper()}{of[1:]}", f"Retention of {of} in days", **limits)
 
 
-_DRY_RUN: Final = "Whether to count only, and remove nothing"
 _VERSIONS: Final = "Number of model versions to keep, the newest ones"
 PARAMS: Final = {
-    "dry_run": Param(False, section="Action", type="boolean", title="Dry run", description=_DRY_RUN),
-    "answer_days": _days("Documents", "answers", _SETTINGS.answer_retention_days),
-    "replay_days": _days("Documents", "replays' answers", _SETTINGS.replay_retention_days),
-    "rejected_days": _days("Documents", "rejected messages", _SETTINGS.rejected_retention_days),
-    "event_days": _days("Documents", "the predictor's events", _SETTINGS.event_retention_days),
-    "models": Param(
-        _SETTINGS.models_kept, section="Files", type="integer", minimum=1, title="Models", description=_VERSIONS
+    **section("Action", dry_run=field(False, "boolean", "Dry run", "Whether to count only, and remove nothing")),
+    **section(
+        "Documents",
+        answer_days=_days("answers", _SETTINGS.answer_retention_days),
+        replay_days=_days("replays' answers", _SETTINGS.replay_retention_days),
+        rejected_days=_days("rejected messages", _SETTINGS.rejected_retention_days),
+        event_days=_days("the predictor's events", _SETTINGS.event_retention_days),
     ),
-    "checkpoint_days": _days("Files", "replaced deployments' checkpoints", _SETTINGS.checkpoint_retention_days),
-    "download_days": _days("Files", "unused downloads", _SETTINGS.download_retention_days),
-    "log_days": _days("Airflow", "logs", _SETTINGS.log_retention_days),
-    "airflow_days": _days("Airflow", "runs", _SETTINGS.airflow_retention_days, minimum=1),
-    "health_days": _days("Airflow", "successful health checks", _SETTINGS.health_retention_days, minimum=1),
+    **section(
+        "Files",
+        models=field(_SETTINGS.models_kept, "integer", "Models", _VERSIONS, minimum=1),
+        checkpoint_days=_days("replaced deployments' checkpoints", _SETTINGS.checkpoint_retention_days),
+        download_days=_days("unused downloads", _SETTINGS.download_retention_days),
+    ),
+    **section(
+        "Airflow",
+        log_days=_days("logs", _SETTINGS.log_retention_days),
+        airflow_days=_days("runs", _SETTINGS.airflow_retention_days, minimum=1),
+        health_days=_days("successful health checks", _SETTINGS.health_retention_days, minimum=1),
+    ),
 }
 
 

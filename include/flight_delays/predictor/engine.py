@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
 from flight_delays.contract import REQUEST_TOPIC
 from flight_delays.errors import PredictorError, RegistryError, sentence
 from flight_delays.infra.kafka import ends
@@ -51,19 +53,15 @@ def ping(settings: Settings) -> None:
     from pyspark.sql.connect.proto import ReleaseSessionRequest, SparkConnectServiceStub
 
     address = _address(settings)
-    silent = PredictorError(f"the Spark Connect server does not answer at {address} (FLIGHTS_SPARK_CONNECT_URL)")
     if not listens(settings):
-        raise silent
+        raise PredictorError(f"the Spark Connect server does not answer at {address} (FLIGHTS_SPARK_CONNECT_URL)")
+    # Only a call shows whether the token is accepted. This one releases a session that does not exist, and leaves
+    # nothing behind on the server.
+    call = ReleaseSessionRequest(session_id=str(uuid.uuid4()), allow_reconnect=True)
+    call.user_context.user_id = SPARK_USER
     with DefaultChannelBuilder(_url(settings)).toChannel() as channel:
         try:
-            grpc.channel_ready_future(channel).result(timeout=5)
-            # Only a call shows whether the token is accepted. This one releases a session that does not exist, and
-            # leaves nothing behind on the server.
-            call = ReleaseSessionRequest(session_id=str(uuid.uuid4()), allow_reconnect=True)
-            call.user_context.user_id = SPARK_USER
             SparkConnectServiceStub(channel).ReleaseSession(call, timeout=5)
-        except grpc.FutureTimeoutError as error:
-            raise silent from error
         except grpc.RpcError as error:
             raise PredictorError(f"the Spark Connect server at {address} says: {error.details()}") from error
 
@@ -96,14 +94,8 @@ def await_server(settings: Settings, seconds: float = SERVER_SECONDS) -> None:
 
     Raises PredictorError where it does not answer in time.
     """
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return ping(settings)
-        except PredictorError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
+    wanted = retry_if_exception_type(PredictorError)
+    Retrying(retry=wanted, wait=wait_fixed(0.5), stop=stop_after_delay(seconds), reraise=True)(ping, settings)
 
 
 def verify(settings: Settings, version: str) -> None:

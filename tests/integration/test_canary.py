@@ -12,7 +12,7 @@ from confluent_kafka import Producer
 
 from flight_delays.contract import ANSWER_PLACE
 from flight_delays.errors import CanaryError
-from flight_delays.infra.kafka import ends, first_messages
+from flight_delays.infra.kafka import ends, messages_at
 from flight_delays.predictor import canary, workload
 from tests.conftest import Stack
 from tests.integration.line import compressed, create_topic, put_bomb, until
@@ -57,7 +57,7 @@ class Topics:
     def canaries(self) -> list[str]:
         """The UUIDs of the canaries on the request topic, once there is one in each partition."""
         until(lambda: min(ends(self._settings, self.request)) > 0, 20, "the canaries")
-        found = first_messages(self._settings, self.request, {0: 0, 1: 0}, 20)
+        found = messages_at(self._settings, self.request, {0: 0, 1: 0}, 20)
         return [json.loads(found[partition].value() or b"")["UUID"] for partition in (0, 1)]
 
 

@@ -16,6 +16,7 @@ from pymongo.database import Database
 from flight_delays import maintenance
 from flight_delays.answers.store import find_answer
 from flight_delays.contract import Collection
+from flight_delays.infra.mongo import connect
 from tests.conftest import Stack
 
 pytestmark = pytest.mark.integration
@@ -82,7 +83,7 @@ def test_answers_are_given_while_old_ones_go(stack: Stack, mongo: Database[dict[
     ended = threading.Event()
 
     def expire() -> None:
-        db = mongo.connect(stack.settings)
+        db = connect(stack.settings)
         assert maintenance.expire(db, Collection.RESPONSES, 90) == 3_000
         db.client.close()
         ended.set()

@@ -12,7 +12,7 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaError, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from flight_delays.infra import topics
-from flight_delays.infra.kafka import ends, first_messages
+from flight_delays.infra.kafka import ends, messages_at
 from flight_delays.infra.topics import ensure_topics, topic_id
 from tests.conftest import Stack
 from tests.integration.line import create_topic, put_bomb, until
@@ -68,7 +68,7 @@ def test_a_records_time_is_the_brokers(claimed: int, stack: Stack, admin: AdminC
         end = ends(stack.settings, old_topic)[0]
         if errors != [None]:
             return False
-        kind, milliseconds = first_messages(stack.settings, old_topic, {0: end - 1}, 20)[0].timestamp()
+        kind, milliseconds = messages_at(stack.settings, old_topic, {0: end - 1}, 20)[0].timestamp()
         return kind == TIMESTAMP_LOG_APPEND_TIME and abs(milliseconds / 1000 - time.time()) < 60
 
     until(taken, 20, "the broker's time")

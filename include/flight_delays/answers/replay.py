@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid5
 
-from flight_delays.answers.request import request_message
 from flight_delays.answers.scoreboard import Scoreboard
 from flight_delays.contract import BUCKETS, ENTERED, REQUEST_TOPIC, Collection
 from flight_delays.data.conditions import find_conditions
 from flight_delays.data.records import read_flights, read_manifest
 from flight_delays.errors import DataError
 from flight_delays.infra.kafka import send
+from flight_delays.predictor.workload import request_message
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -147,11 +147,12 @@ def read(
 ) -> Iterator[Message]:
     """The messages of each (topic, partition) from its first offset to before its last, of one partition in order.
 
-    Batches that the client cannot read are left out. Raises BrokerError where Kafka gives nothing for `seconds`.
+    Batches that the client cannot read are left out, and what Kafka does not have. Raises BrokerError where it gives
+    nothing for `seconds`.
     """
     from confluent_kafka import KafkaError, TopicPartition
 
-    left = {place: end for place, (begin, end) in ranges.items() if begin < end}
+    left = {place for place, (begin, end) in ranges.items() if begin < end}
     consumer.assign([TopicPartition(*place, ranges[place][0]) for place in left])
     deadline = time.monotonic() + seconds
     while left:
@@ -159,40 +160,31 @@ def read(
             raise BrokerError(f"Kafka at {settings.kafka_bootstrap} gives no messages of {sorted(left)}")
         for message in consumer.consume(100, 0.1):
             place, last = (message.topic(), message.partition()), message.offset()
+            begin, end = ranges.get(place, (0, 0))
             if message.error() is None:
-                if last < left.get(place, 0):
+                if place in left and begin <= last < end:
                     yield message
             elif message.error().code() == KafkaError._PARTITION_EOF:
-                last -= 1
+                last = end
             elif (skipped := skip(consumer, settings, message)) is not None:
                 last = skipped.last
             else:
                 continue
             deadline = time.monotonic() + seconds
-            if last + 1 >= left.get(place, 0):
-                left.pop(place, None)
+            if last + 1 >= end:
+                left.discard(place)
 
 
-def first_messages(
+def messages_at(
     settings: Settings, topic: str, offsets: Mapping[int, int], timeout_seconds: float
 ) -> dict[int, Message]:
-    """The first message from an offset on, for each partition (partition -> offset); none where it comes too late.
+    """The message at an offset of each partition (partition -> offset), where there is one. Raises BrokerError.
 
-    All in one assignment of a new consumer: a seek of one that already reads takes most of a second. Raises
-    BrokerError.
+    By a new consumer: a seek of one that already reads takes most of a second.
     """
-    from confluent_kafka import TopicPartition
-
-    found: dict[int, Message] = {}
-    if not offsets:
-        return found
-    deadline = time.monotonic() + timeout_seconds
+    places = {(topic, partition): (offset, offset + 1) for partition, offset in offsets.items()}
     with reader(settings) as consumer:
-        consumer.assign([TopicPartition(topic, *place) for place in offsets.items()])
-        while len(found) < len(offsets) and (left := deadline - time.monotonic()) > 0:
-            if (message := consumer.poll(left)) is not None and message.error() is None:
-                found.setdefault(message.partition(), message)
-    return found
+        return {message.partition(): message for message in read(consumer, settings, places, timeout_seconds)}
 
 
 def no_broker(settings: Settings, error: KafkaException) -> BrokerError:

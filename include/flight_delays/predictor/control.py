@@ -259,11 +259,11 @@ class _Run:
         """Where the candidate starts: behind what was answered, and behind what no query could read."""
         old = self.state.serving
         if old is None or not old.reads(candidate.topic_id):  # offsets would be those of a topic that is gone
-            start = handover.Start()
+            checkpoint = None
             self._change(topic_since=candidate.generation)
         else:
             checkpoint = self.settings.checkpoints / old.checkpoint
-            start = handover.starting_point(self.settings, checkpoint, self.state.topic_since)
+        start = handover.starting_point(self.settings, checkpoint, self.state.topic_since)
         known = {(gap.partition, gap.first): gap for gap in self.state.gaps if gap.topic_id == candidate.topic_id}
         start, new = handover.go_around(self.settings, start, known)
         gaps = (*known.values(), *(Gap(topic_id=candidate.topic_id, **asdict(batch)) for batch in new))

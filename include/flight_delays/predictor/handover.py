@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from flight_delays.contract import MAX_KEY_BYTES, MAX_MESSAGE_BYTES, REQUEST_TOPIC
 from flight_delays.infra import kafka
@@ -35,24 +35,20 @@ Offsets = dict[int, int]
 Place = tuple[int, int]
 """Partition and offset of a request."""
 
-EARLIEST: Final = "earliest"
-FROM_THE_BEGINNING: Final = -2
-"""Spark's number for it, in JSON."""
-
 
 @dataclass(frozen=True)
 class Start:
-    """Where a query starts: `offsets` of each partition, None for the beginning.
+    """Where a query starts: `offsets` of each partition.
 
     `answered` are places, also behind it, each with the last answer's timestamp in milliseconds.
     """
 
-    offsets: Offsets | None = None
+    offsets: Offsets
     answered: Mapping[Place, int] = field(default_factory=dict)
 
     def for_spark(self) -> str:
         """The value of Spark's option `startingOffsets`."""
-        return EARLIEST if self.offsets is None else json.dumps({REQUEST_TOPIC: self.offsets})
+        return json.dumps({REQUEST_TOPIC: self.offsets})
 
 
 def request_topic_id(settings: Settings) -> str:
@@ -79,25 +75,26 @@ def recreated(settings: Settings, deployment: Deployment) -> str | None:
     )
 
 
-def starting_point(settings: Settings, checkpoint: Path, topic_since: int = 0) -> Start:
+def starting_point(settings: Settings, checkpoint: Path | None, topic_since: int = 0) -> Start:
     """Where the successor of the query with this checkpoint starts.
 
     In each partition that is the first request since the last committed batch that has neither an answer nor a dead
     letter on Kafka, of a deployment from `topic_since` on. What comes after it may be answered twice; the first answer
-    stays. The beginning where the checkpoint tells nothing. Raises BrokerError where Kafka does not answer.
+    stays. The beginning without a checkpoint, or where it tells nothing. Raises BrokerError where Kafka does not
+    answer.
     """
-    found = committed(checkpoint)
-    if found is None:
-        return Start()
-    offsets, since = found
+    offsets, since = (checkpoint and committed(checkpoint)) or ({}, time.time())
     begin = time.monotonic()
     with kafka.reader(settings) as consumer:
-        answered = _answered(consumer, settings, since, topic_since)
-        available = list(kafka.bounds(consumer, settings, REQUEST_TOPIC).values())
+        answered = _answered(consumer, settings, since, topic_since) if offsets else {}
+        available = kafka.bounds(consumer, settings, REQUEST_TOPIC)
     behind = first_unanswered(offsets, answered)
-    sure = _still_answered(settings, answered, [(p, offset - 1) for p, offset in behind.items()])
-    behind = {p: offset if (p, offset - 1) in sure else offsets[p] for p, offset in behind.items()}
-    going_on = clamp_offsets(behind, available)
+    # A broker whose machine lost power, and a recreated topic, use an offset a second time: so the last answered
+    # request must be older than its answer.
+    last = {partition: offset - 1 for partition, offset in behind.items() if (partition, offset - 1) in answered}
+    requests = kafka.messages_at(settings, REQUEST_TOPIC, last, kafka.ANSWER_SECONDS)
+    sure = {partition for partition, request in requests.items() if _is_answered(request, answered)}
+    going_on = clamp_offsets({p: offset if p in sure else offsets[p] for p, offset in behind.items()}, available)
     log.info(
         "the last batch was committed at %s; %d were answered since, found in %.1f s: going on at %s",
         *(offsets, len(answered), time.monotonic() - begin, going_on),
@@ -115,7 +112,7 @@ def go_around(settings: Settings, start: Start, known: Container[Place]) -> tupl
     from confluent_kafka import Producer
 
     with kafka.reader(settings) as consumer:
-        offsets = _offsets(consumer, settings, start)
+        offsets = dict(start.offsets)
         gaps = list(unreadable(settings, REQUEST_TOPIC, offsets))
         new = [gap for gap in gaps if (gap.partition, gap.first) not in known]
         if not gaps:
@@ -149,15 +146,6 @@ def _is_answered(request: Message, answered: Mapping[Place, int]) -> bool:
     return at is not None and int(request.timestamp()[1]) <= at + CLOCK_SKEW_SECONDS * 1000
 
 
-def _offsets(consumer: Consumer, settings: Settings, start: Start) -> Offsets:
-    """The start's offset in each partition, as numbers: the first available one where it means the beginning."""
-    offsets = start.offsets or {}
-    available = kafka.bounds(consumer, settings, REQUEST_TOPIC)
-    return {
-        partition: max(offsets.get(partition, FROM_THE_BEGINNING), low) for partition, (low, _) in available.items()
-    }
-
-
 def first_unanswered(offsets: Offsets, answered: Container[Place]) -> Offsets:
     """Each offset moved on over all that were answered, to the first that was not."""
     return {
@@ -166,17 +154,15 @@ def first_unanswered(offsets: Offsets, answered: Container[Place]) -> Offsets:
     }
 
 
-def clamp_offsets(offsets: Offsets, available: Sequence[tuple[int, int]]) -> Offsets:
+def clamp_offsets(offsets: Offsets, available: Mapping[int, tuple[int, int]]) -> Offsets:
     """The offsets for a topic with these first and next offsets: where one is outside, from the partition's beginning.
 
     That applies to a new partition, to a recreated topic, and where Kafka no longer keeps what was not answered. Spark
     requires an offset for each partition, and for no other.
     """
     return {
-        partition: offsets[partition]
-        if partition in offsets and first <= offsets[partition] <= following
-        else FROM_THE_BEGINNING
-        for partition, (first, following) in enumerate(available)
+        partition: offset if first <= (offset := offsets.get(partition, -1)) <= following else first
+        for partition, (first, following) in available.items()
     }
 
 
@@ -210,19 +196,3 @@ def _answered(consumer: Consumer, settings: Settings, since: float, topic_since:
         if time.monotonic() > deadline:
             break
     return found
-
-
-def _still_answered(settings: Settings, answered: Mapping[Place, int], places: Collection[Place]) -> set[Place]:
-    """Those of the places, one a partition at most, whose request of now is older than its answer.
-
-    A broker whose machine lost power, and a recreated topic, use an offset a second time.
-    """
-    moved = dict(place for place in places if place in answered)
-    requests = kafka.first_messages(settings, REQUEST_TOPIC, moved, kafka.ANSWER_SECONDS)
-    return {
-        place
-        for place in moved.items()
-        if (request := requests.get(place[0])) is not None
-        and request.offset() == place[1]
-        and _is_answered(request, answered)
-    }

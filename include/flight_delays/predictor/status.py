@@ -17,7 +17,7 @@ from pymongo.errors import PyMongoError
 from flight_delays.contract import ANSWER_PLACE, DEAD_LETTER_PLACE, REQUEST_TOPIC, Collection
 from flight_delays.errors import BrokerError, PredictorError, RegistryError, sentence
 from flight_delays.infra import mongo
-from flight_delays.infra.kafka import bounds, first_messages, reader, since
+from flight_delays.infra.kafka import bounds, messages_at, reader, since
 from flight_delays.model.registry import Pointer, read_pointer
 from flight_delays.predictor import timeouts
 from flight_delays.predictor.events import Event, last_events
@@ -270,5 +270,5 @@ def _first_unanswered(
 
 def _oldest(settings: Settings, places: dict[int, int]) -> dt.datetime | None:
     """When the oldest of the messages there (partition, offset) was put on Kafka; None where none can be read."""
-    found = first_messages(settings, REQUEST_TOPIC, places, timeouts.STATUS_SECONDS).values()
+    found = messages_at(settings, REQUEST_TOPIC, places, timeouts.STATUS_SECONDS).values()
     return min((dt.datetime.fromtimestamp(each.timestamp()[1] / 1000, dt.UTC) for each in found), default=None)

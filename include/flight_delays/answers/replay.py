@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid5
 
 from flight_delays.answers.scoreboard import Scoreboard
-from flight_delays.contract import BUCKETS, ENTERED, REQUEST_TOPIC, Collection
+from flight_delays.contract import ENTERED, REQUEST_TOPIC, Collection
 from flight_delays.data.conditions import find_conditions
 from flight_delays.data.records import read_flights, read_manifest
 from flight_delays.errors import DataError
@@ -68,13 +68,6 @@ def uuid_of(replay: str, number: int) -> str:
     return str(uuid5(_NAMESPACE, f"{replay}/{number}"))
 
 
-def message(uuid: str, replay: str, flight: Mapping[str, Any], conditions: Mapping[str, Any]) -> str:
-    """The request as the web app would write it, plus `Replay`."""
-    asked = {name: flight[name] for name in _ASKED}
-    asked |= {"FlightDate": flight["FlightDate"].isoformat(), **conditions}
-    return request_message(uuid, Replay=replay, **asked)
-
-
 def run(
     replay: str,
     plan: Plan,
@@ -120,7 +113,7 @@ def run(
         state = "done"
     finally:
         document = going.note(state)
-    log.info("%s", as_text(document))
+    log.info("%s", one_line(document))
     return document
 
 
@@ -166,9 +159,10 @@ class _Replay:
         return len(due) > 0
 
     def _message(self, number: int) -> tuple[str, str]:
-        flight, uuid = self._asked[number], self._uuids[number]
-        known = find_conditions(self._db, {**flight, "FlightDate": flight["FlightDate"].isoformat()})
-        return uuid, message(uuid, self._replay, flight, known)
+        """Key and value of a flight's request: as the web app would write it, plus `Replay`."""
+        flight = {**self._asked[number], "FlightDate": self._asked[number]["FlightDate"].isoformat()}
+        known = find_conditions(self._db, flight)
+        return self._uuids[number], request_message(self._uuids[number], Replay=self._replay, **flight, **known)
 
     def score(self) -> bool:
         """Takes what is answered or rejected into the score; says whether there was any."""
@@ -203,20 +197,3 @@ def one_line(document: Mapping[str, Any]) -> str:
     if window := document["Window"]:
         text += f"; the last {window['rows']:,}: {window['accuracy']:.3f}, {window['log_loss']:.3f}"
     return text
-
-
-def as_text(document: Mapping[str, Any]) -> str:
-    """A replay's score as tables, to be read in a task's log."""
-    import pandas as pd
-
-    rows = {"so far": document["SoFar"], "last": document["Window"], "on the holdout": document["Expected"]}
-    rows |= {f"carrier {name}": score for name, score in document["ByCarrier"].items()}
-    rows |= {f"origin {name}": score for name, score in document["ByOrigin"].items()}
-    scored = {name: score for name, score in rows.items() if score}
-    if not scored:
-        return one_line(document)
-    scores = pd.DataFrame.from_dict(scored, orient="index")
-    confusion = pd.DataFrame(document["Confusion"], index=[bucket.label for bucket in BUCKETS])
-    head = "what happened (rows) against what was predicted (columns)"
-    shown = scores.to_string(float_format="%.3f"), head, confusion.to_string(header=False)
-    return "\n".join([one_line(document), *shown])

@@ -25,35 +25,15 @@ from flight_delays.contract import CLIENT_ID, DEAD_LETTER_TOPIC, REQUEST_TOPIC, 
 from flight_delays.infra.topics import ensure_topics
 from flight_delays.predictor.workload import find_canary
 from flight_delays.settings import Settings
+from tests import flights
 from tests.conftest import Stack
 from tests.integration.line import compressed, put_bomb
 
 pytestmark = pytest.mark.integration
 
-ANSWER: dict[str, Any] = {
-    "Timestamp": "2016-12-24T12:30:15Z",
-    "Carrier": "AA",
-    "FlightDate": "2016-12-25",
-    "FlightNum": "1519",
-    "Origin": "ATL",
-    "Dest": "SFO",
-    "DepDelay": 5.0,
-    "Distance": 2139.0,
-    "DayOfYear": 360,
-    "DayOfMonth": 25,
-    "DayOfWeek": 7,
-    "Route": "ATL-SFO",
-    "Prediction": 2,
-    "Probability": [0.1, 0.2, 0.3, 0.4],
-    "ModelVersion": "20260101T000000Z-0123abcd",
-    "Deployment": 3,
-    "RequestPartition": 1,
-    "RequestOffset": 42,
-}
-
 
 def answer(uuid: str, **changes: Any) -> tuple[str, str, bytes]:
-    return RESPONSE_TOPIC, uuid, json.dumps({**ANSWER, "UUID": uuid, **changes}).encode()
+    return RESPONSE_TOPIC, uuid, json.dumps(flights.answer(uuid, **changes)).encode()
 
 
 def produce(settings: Settings, messages: list[tuple[str, str | None, bytes | None]]) -> None:
@@ -134,26 +114,23 @@ def test_the_first_answer_stays(settings: Settings, mongo: Database[dict[str, An
     assert abs(first.document["PredictedAt"].timestamp() - time.time()) < 60
 
 
-def test_canaries_stay_apart_and_each_deployment_answers(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
-    uuid = str(uuid4())
+def test_canaries_and_replays_stay_apart_and_their_first_answer_stays(
+    settings: Settings, mongo: Database[dict[str, Any]]
+) -> None:
+    canary, replayed = str(uuid4()), str(uuid4())
     with sink(settings):
-        produce(settings, [answer(uuid, Canary=True, Deployment=deployment) for deployment in (3, 4, 3)])
-        eventually(lambda: find_canary(mongo, uuid, 3) is not None and find_canary(mongo, uuid, 4) is not None)
-    assert find_canary(mongo, uuid, 5) is None
-    assert find_answer(mongo, uuid) is None
-    assert mongo[Collection.CANARIES].estimated_document_count() == 2
-
-
-def test_replays_stay_apart_and_the_first_answer_stays(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
-    uuid, marker = str(uuid4()), str(uuid4())
-    with sink(settings):
-        produce(settings, [answer(uuid, Replay="run", Prediction=prediction) for prediction in (3, 0)])
-        produce(settings, [answer(marker, Replay="run")])
+        produce(settings, [answer(canary, Canary=True, Deployment=deployment) for deployment in (3, 4, 3)])
+        produce(settings, [answer(replayed, Replay="run", Prediction=prediction) for prediction in (3, 0)])
+        produce(settings, [answer(str(uuid4()), Replay="run")])
+        eventually(lambda: find_canary(mongo, canary, 3) is not None and find_canary(mongo, canary, 4) is not None)
         eventually(lambda: mongo[Collection.REPLAYS].estimated_document_count() == 2)
-    found = mongo[Collection.REPLAYS].find_one({"_id": uuid})
+    assert find_canary(mongo, canary, 5) is None
+    assert mongo[Collection.CANARIES].estimated_document_count() == 2
+    found = mongo[Collection.REPLAYS].find_one({"_id": replayed})
     assert found is not None
     assert (found["Replay"], found["Prediction"]) == ("run", 3)
-    assert find_answer(mongo, uuid) is None
+    assert find_answer(mongo, canary) is None
+    assert find_answer(mongo, replayed) is None
 
 
 def test_poison_is_rejected_and_the_rest_goes_on(settings: Settings, mongo: Database[dict[str, Any]]) -> None:

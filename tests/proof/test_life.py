@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from flight_delays.answers.store import find_answer
 from flight_delays.contract import DEAD_LETTER_TOPIC, PAYLOAD_BYTES, REQUEST_TOPIC, RESPONSE_TOPIC, Collection
 from flight_delays.errors import BrokerError, CanaryError, OvertakenError, PredictorError
 from flight_delays.infra import mongo
@@ -82,12 +81,43 @@ def last(engines: Stack) -> events.Event:
     return events.last_events(mongo.connect(engines.settings), 1)[0]
 
 
+def unhealthy(settings: Settings) -> probe.Unhealthy:
+    found = probe.probe(settings)
+    assert found is not None
+    return found
+
+
+def damage_checkpoint(engines: Stack) -> None:
+    """So the next query starts at the beginning of the topic."""
+    for file in (engines.settings.checkpoints / serving(engines).checkpoint).rglob("*"):
+        if file.is_file():
+            file.write_text("v1\n{garbage\n")
+
+
 def damaged(settings: Settings, version: str, name: str) -> Path:
     """Moves a file of the version away; returns where it is."""
     model = settings.models / version
     aside = settings.home / f"aside-{name}"
     shutil.move(model / name, aside)
     return aside
+
+
+def put_flights(engines: Stack, count: int) -> list[str]:
+    flights = [flight() for _ in range(count)]
+    put(engines, *(json.dumps(each).encode() for each in flights))
+    return [each["UUID"] for each in flights]
+
+
+def await_answers(engines: Stack, uuids: list[str]) -> None:
+    database = mongo.connect(engines.settings)
+    left = set(uuids)
+
+    def answered() -> bool:
+        found = database[Collection.RESPONSES].find({"_id": {"$in": list(left)}}, {"_id": 1})
+        left.difference_update(document["_id"] for document in found)
+        return not left
+
+    until(answered, 120, f"{len(uuids)} answers")
 
 
 # --- wanted state ----------------------------------------------------------------------------------------------------
@@ -100,8 +130,7 @@ def test_a_stop_lasts_until_a_person_ends_it_and_loses_nothing(engines: Stack) -
     assert (last(engines).Kind, last(engines).Reason) == (Kind.STOPPED, "holiday")
     assert last(engines).DagRun == "flight_delay_predictor/test"
     assert reconcile(engines.settings, Action.STOP).result is Kind.UNCHANGED
-    message = flight()
-    put(engines, json.dumps(message).encode(), key=message["UUID"])
+    asked = put_flights(engines, 1)
     assert reconcile(engines.settings).result is Kind.UNCHANGED
     assert faults.answering(engines.settings) == set()
     assert check(engines.settings) is None
@@ -110,8 +139,7 @@ def test_a_stop_lasts_until_a_person_ends_it_and_loses_nothing(engines: Stack) -
     assert started.result is Kind.STARTED
     assert started.deployment is not None
     assert goes_on(engines.settings, before, started.deployment)
-    database = mongo.connect(engines.settings)
-    until(lambda: find_answer(database, message["UUID"]), 20, "the answer to what was asked meanwhile")
+    await_answers(engines, asked)
     assert faults.answering(engines.settings) == {started.deployment.generation}
 
 
@@ -179,9 +207,7 @@ def test_three_deployments_at_once_leave_one_query(engines: Stack, versions: tup
 
 def test_a_burnt_session_and_a_restarted_server_are_repaired(engines: Stack) -> None:
     engine.stop_session(engines.settings, serving(engines).session_id)
-    found = probe.probe(engines.settings)
-    assert found is not None
-    assert found.part is probe.Part.QUERY
+    assert unhealthy(engines.settings).part is probe.Part.QUERY
     repaired = reconcile(engines.settings)
     assert repaired.result is Kind.REPAIRED
     engines.kill("spark-connect")
@@ -356,19 +382,14 @@ def test_a_broken_champion_is_given_up_and_the_previous_model_serves(engines: St
 def test_a_damaged_checkpoint_says_what_to_do_and_a_restart_mends_it(engines: Stack) -> None:
     ill = serving(engines)
     engine.stop_session(engines.settings, ill.session_id)
-    for file in (engines.settings.checkpoints / ill.checkpoint).rglob("*"):
-        if file.is_file():
-            file.write_text("v1\n{garbage\n")
+    damage_checkpoint(engines)
     with pytest.raises(PredictorError, match=r'is damaged, .*: run the DAG .* with {"action": "restart"}'):
         reconcile(engines.settings)
     assert now(engines).serving == ill
     assert not now(engines).in_progress
-    message = flight()
-    put(engines, json.dumps(message).encode(), key=message["UUID"])
-    restarted = reconcile(engines.settings, Action.RESTART)
-    assert restarted.result is Kind.RESTARTED
-    database = mongo.connect(engines.settings)
-    until(lambda: find_answer(database, message["UUID"]), 20, "the answer to what was asked meanwhile")
+    asked = put_flights(engines, 1)
+    assert reconcile(engines.settings, Action.RESTART).result is Kind.RESTARTED
+    await_answers(engines, asked)
 
 
 def test_a_broker_that_is_away_is_named_and_the_query_left_alone(engines: Stack) -> None:
@@ -377,9 +398,7 @@ def test_a_broker_that_is_away_is_named_and_the_query_left_alone(engines: Stack)
     with pytest.raises(BrokerError, match=r"127.0.0.1:1 \(FLIGHTS_KAFKA_BOOTSTRAP"):
         reconcile(away)
     assert now(engines).serving == before
-    found = probe.probe(away)
-    assert found is not None
-    assert found.part is probe.Part.ANSWERS
+    assert unhealthy(away).part is probe.Part.ANSWERS
     assert reconcile(away, Action.STOP).result is Kind.STOPPED, "a stop needs no Kafka"
 
 
@@ -391,37 +410,16 @@ def test_the_watch_sees_what_was_left_in_progress(engines: Stack, monkeypatch: p
     change_state(database, state, candidate=abandoned, generation=abandoned.generation)
     assert probe.probe(engines.settings) is None, "a run is at work"
     monkeypatch.setattr(timeouts, "IN_PROGRESS_SECONDS", 0.0)
-    found = probe.probe(engines.settings)
-    assert found is not None
+    found = unhealthy(engines.settings)
     assert (found.part, "left in progress" in found.reason) == (probe.Part.CHANGE, True)
     assert reconcile(engines.settings).result is Kind.UNCHANGED
     assert not now(engines).in_progress
     database[Collection.STATE].delete_many({})
-    found = probe.probe(engines.settings)
-    assert found is not None
-    assert "was never deployed" in found.reason
+    assert "was never deployed" in unhealthy(engines.settings).reason
     engine.stop_session(engines.settings, state.serving.session_id)  # type: ignore[union-attr]
 
 
 # --- what lies on the topic ------------------------------------------------------------------------------------------
-
-
-def put_flights(engines: Stack, count: int) -> list[str]:
-    flights = [flight() for _ in range(count)]
-    put(engines, *(json.dumps(each).encode() for each in flights))
-    return [each["UUID"] for each in flights]
-
-
-def await_answers(engines: Stack, uuids: list[str]) -> None:
-    database = mongo.connect(engines.settings)
-    left = set(uuids)
-
-    def answered() -> bool:
-        found = database[Collection.RESPONSES].find({"_id": {"$in": list(left)}}, {"_id": 1})
-        left.difference_update(document["_id"] for document in found)
-        return not left
-
-    until(answered, 120, f"{len(uuids)} answers")
 
 
 def test_a_flood_while_predictor_and_sink_are_stopped_costs_no_accepted_flight(engines: Stack) -> None:
@@ -458,9 +456,7 @@ def test_what_no_query_can_read_is_quarantined_and_all_else_answered(engines: St
     engines.kill("spark-connect")
     await_answers(engines, put_flights_and(engines, lambda: reconcile(engines.settings)))
     await_answers(engines, put_flights_and(engines, lambda: reconcile(engines.settings, Action.DEPLOY, versions[1])))
-    for file in (engines.settings.checkpoints / serving(engines).checkpoint).rglob("*"):
-        if file.is_file():
-            file.write_text("v1\n{garbage\n")  # so the next query starts at the beginning of the topic
+    damage_checkpoint(engines)
     await_answers(engines, put_flights_and(engines, lambda: reconcile(engines.settings, Action.RESTART)))
     server = engines.supervisor.states()["spark-connect"]["pid"]
     with compressed(engines, REQUEST_TOPIC):  # now under the running query, which dies of it

@@ -114,11 +114,10 @@ def choose(
         raise DataError("Choose what to replay: by reasons, uuids or ids")
     if set(filters) == {"reason"}:
         filters["RejectedAt"] = {"$gte": since}
-    found = list(rejected.find(filters, ["RejectedAt"]).limit(limit + 1))
+    found = list(rejected.find(filters).limit(limit + 1))
     if len(found) > limit:
         raise DataError(f"More than {limit} rejected requests match: choose fewer, or raise the limit")
-    ordered = sorted(found, key=lambda document: document["RejectedAt"])
-    return [d for chosen in ordered if (d := rejected.find_one({"_id": chosen["_id"]})) is not None]
+    return sorted(found, key=lambda document: document["RejectedAt"])
 
 
 def replay(

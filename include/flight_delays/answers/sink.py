@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import bson
@@ -242,6 +243,8 @@ class Sink:
                 "enable.auto.offset.store": False,
                 "session.timeout.ms": 6_000,  # a successor waits this long for its partitions after kill -9
                 "heartbeat.interval.ms": 2_000,
+                # Without a poll for so long, Kafka gives the partitions away; while MongoDB is away, nothing is polled.
+                "max.poll.interval.ms": 86_400_000,
                 # So much is inserted in one go at most: the embedded server's heap is small.
                 "queued.max.messages.kbytes": 4 * 1024,
                 "fetch.queue.backoff.ms": 20,  # the default of 1 s stops the flow each time that queue is full
@@ -250,14 +253,13 @@ class Sink:
             }
         )
         self._written: deque[tuple[float, TopicPartition]] = deque()  # when, and the offset to go on from
-        self._early: list[Message] = []  # came while waiting for MongoDB
-        self._stopping = False
+        self._stopping = Event()
         self._stored = 0
         self._next_expiry = 0.0
 
     def stop(self, *_: object) -> None:
         """Ends `run()` after the batch at hand, within about a second."""
-        self._stopping = True
+        self._stopping.set()
 
     def run(self) -> None:
         """Creates topics and indexes where missing, then stores messages; a batch ends up whole or is read again.
@@ -268,9 +270,9 @@ class Sink:
             admin = AdminClient(client_options(self._settings))
             self._until_done(lambda: ensure_topics(admin, self._settings))
             self._until_done(lambda: ensure_indexes(self._db))
-            if not self._stopping:
+            if not self._stopping.is_set():
                 self._consumer.subscribe(TOPICS, on_assign=_assigned, on_revoke=self._revoked, on_lost=self._revoked)
-            while not self._stopping:
+            while not self._stopping.is_set():
                 batch = self._next_batch()
                 self._process([message for message in batch if message.error() is None])
                 for error in filter(is_of_a_batch, batch):
@@ -284,11 +286,9 @@ class Sink:
 
     def _next_batch(self) -> list[Message]:
         # consume(n, timeout) would wait its whole timeout for n messages: wait for one, then take what is there.
-        if not self._early and (first := self._consumer.poll(0.5)) is not None:
-            self._early = [first]
-        if not self._early:
+        if (first := self._consumer.poll(0.5)) is None:
             return []
-        batch, self._early = [*self._early, *self._consumer.consume(self._settings.sink_batch_size, 0)], []
+        batch = [first, *self._consumer.consume(self._settings.sink_batch_size, 0)]
         for error in (message.error() for message in batch if message.error() is not None):
             if error.fatal():
                 raise KafkaException(error)
@@ -320,28 +320,18 @@ class Sink:
     def _until_done(self, action: Callable[[], object]) -> bool:
         """Tries the action until it works, and stays in the consumer group meanwhile. False: stopping, not done."""
         backoff = 0.1
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
                 action()
             except (PyMongoError, KafkaException, BrokerError) as error:
                 log.warning("Tries again in %.1f s: %s", backoff, sentence(error))
-                self._wait(backoff)
+                self._stopping.wait(backoff)
                 backoff = min(backoff * 2, _LONGEST_BACKOFF_SECONDS)
             else:
                 if backoff > 0.1:
                     log.info("It works again")
-                    self._consumer.resume(self._consumer.assignment())
                 return True
         return False
-
-    def _wait(self, seconds: float) -> None:
-        # Without a poll in 5 minutes Kafka would give the partitions away. Paused ones bring no messages, but a
-        # rebalance may bring others: none may be dropped, the offsets after it would be committed one day.
-        end = time.monotonic() + seconds
-        while not self._stopping and (left := end - time.monotonic()) > 0:
-            self._consumer.pause(self._consumer.assignment())
-            if (message := self._consumer.poll(min(left, 0.5))) is not None:
-                self._early.append(message)
 
     def _store_offsets(self) -> None:
         durable = time.monotonic() - self._settings.sink_commit_delay_seconds

@@ -19,7 +19,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from flight_delays.contract import DEAD_LETTER_TOPIC, PAYLOAD_BYTES, REQUEST_TOPIC, RESPONSE_TOPIC, Collection
-from flight_delays.errors import BrokerError, CanaryError, OvertakenError, PredictorError
+from flight_delays.errors import BrokerError, CanaryError, OvertakenError, PredictorError, RegistryError
 from flight_delays.infra import mongo
 from flight_delays.infra.kafka import ends
 from flight_delays.infra.topics import ensure_topics
@@ -322,7 +322,7 @@ def test_a_model_that_does_not_answer_leaves_the_old_one_serving(
 ) -> None:
     before, prove = serving(engines), canary.prove
 
-    def hasty(settings: Settings, deployment: int, timeout_seconds: float, *more: Any) -> tuple[list[str], float]:
+    def hasty(settings: Settings, deployment: int, timeout_seconds: float, *more: Any) -> list[str]:
         new = deployment > before.generation
         return prove(settings, deployment, 0.1 if new else timeout_seconds, *more)  # no new query is warm so soon
 
@@ -366,7 +366,7 @@ def test_a_broken_champion_is_given_up_and_the_previous_model_serves(engines: St
     aside = damaged(engines.settings, other, "metadata.json")
     try:
         engine.stop_session(engines.settings, serving(engines).session_id)  # and the old query is dead as well
-        with pytest.raises(PredictorError, match=f"{other} is incomplete"):
+        with pytest.raises(RegistryError, match=f"{other} is incomplete"):
             reconcile(engines.settings)
         assert serving(engines).version == champion
         assert other in now(engines).failed

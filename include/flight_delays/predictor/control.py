@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from flight_delays.contract import REQUEST_TOPIC
-from flight_delays.errors import BrokerError, CanaryError, OvertakenError, PredictorError, sentence
+from flight_delays.errors import BrokerError, CanaryError, OvertakenError, PredictorError, RegistryError, sentence
 from flight_delays.infra.kafka import ends
 from flight_delays.model import promotion, registry
 from flight_delays.predictor import canary, engine, handover
@@ -32,18 +32,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done (`Kind.UNCHANGED`: nothing), for which deployment, why, and the seconds its canaries took."""
+    """What was done (`Kind.UNCHANGED`: nothing), for which deployment, and why."""
 
     result: Kind
     deployment: Deployment | None
     reason: str = ""
-    canary_seconds: float = 0
 
     def summary(self) -> dict[str, Any]:
         """The outcome in JSON's types, for a task's result."""
         deployment = self.deployment.model_dump(mode="json") if self.deployment else {}
-        seconds = round(self.canary_seconds, 3)
-        return {"result": self.result.value, "reason": self.reason, "canary_seconds": seconds, **deployment}
+        return {"result": self.result.value, "reason": self.reason, **deployment}
 
 
 def reconcile(
@@ -150,10 +148,10 @@ class _Run:
             return self._serve(champion, restart=restart)
         except (OvertakenError, engine.SlotsError, BrokerError):  # no model is to blame
             raise
-        except (PredictorError, CanaryError) as error:
+        except (PredictorError, CanaryError, RegistryError) as error:
             # Is it the new model, or all around it? The old query tells, which does not know the new model.
             serving = self.state.serving
-            if isinstance(error, engine.ModelError):
+            if isinstance(error, RegistryError):
                 self._mark_failed(champion, substitute, error)
             elif serving is not None and serving.version != champion and self._answers(serving):
                 self._mark_failed(champion, serving.version, error)
@@ -182,7 +180,8 @@ class _Run:
         unhealthy = handover.recreated(self.settings, serving) or engine.unhealthy_reason(self.settings, serving)
         if unhealthy is None:
             try:
-                return Outcome(Kind.UNCHANGED, serving, canary_seconds=self._prove(serving))
+                self._prove(serving)
+                return Outcome(Kind.UNCHANGED, serving)
             except BrokerError:
                 raise
             except (CanaryError, PredictorError) as error:
@@ -192,7 +191,7 @@ class _Run:
     def _repair(self, old: Deployment, reason: str) -> Outcome:
         """The same model in a new query, once the unhealthy one is stopped for sure."""
         log.warning("deployment %d is unhealthy: %s", old.generation, reason)
-        engine.verify(self.settings, old.version)
+        registry.verify(self.settings.models, old.version)
         checkpoint = self.settings.checkpoints / old.checkpoint
         damaged = checkpoint.exists() and handover.committed(checkpoint) is None
         if damaged and not handover.recreated(self.settings, old):
@@ -204,22 +203,22 @@ class _Run:
         engine.await_server(self.settings)  # it may have died a moment ago
         candidate = self._claim(old.version, alone=True)
         engine.stop_session(self.settings, old.session_id)
-        candidate, seconds = self._launch(candidate)
+        candidate = self._launch(candidate)
         self._change(serving=candidate, candidate=None)
-        return Outcome(Kind.REPAIRED, candidate, reason, seconds)
+        return Outcome(Kind.REPAIRED, candidate, reason)
 
     def _replace(self, version: str) -> Outcome:
         """A new query next to the old one, which stops only once the new one has answered its canaries."""
         old = self.state.serving
-        engine.verify(self.settings, version)
-        candidate, seconds = self._launch(self._claim(version))
+        registry.verify(self.settings.models, version)
+        candidate = self._launch(self._claim(version))
         self._change(serving=candidate, candidate=None, retiring=(old.session_id,) if old else ())
         self._clear_up()
         if old is None:
-            return Outcome(Kind.STARTED, candidate, self.reason or "the first deployment", seconds)
+            return Outcome(Kind.STARTED, candidate, self.reason or "the first deployment")
         if old.version == version:
-            return Outcome(Kind.RESTARTED, candidate, self.reason or "a person asked for it", seconds)
-        return Outcome(Kind.REPLACED, candidate, self.reason or f"replaces {old.version}", seconds)
+            return Outcome(Kind.RESTARTED, candidate, self.reason or "a person asked for it")
+        return Outcome(Kind.REPLACED, candidate, self.reason or f"replaces {old.version}")
 
     def _stop(self) -> Outcome:
         """Stops the query, and whatever a killed run left behind."""
@@ -233,8 +232,8 @@ class _Run:
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
-    def _launch(self, candidate: Deployment) -> tuple[Deployment, float]:
-        """Starts the claimed candidate behind what was answered; returns it and its canaries' seconds once they came.
+    def _launch(self, candidate: Deployment) -> Deployment:
+        """Starts the claimed candidate behind what was answered; returns it once its canaries came.
 
         Where that fails, its session is stopped and the candidate is given back.
         """
@@ -244,7 +243,7 @@ class _Run:
             start = self._start(candidate).for_spark()
             candidate = engine.start(self.settings, candidate, start, queries=queries)
             self._change(candidate=candidate)
-            seconds = self._prove(candidate)
+            self._prove(candidate)
         except Exception as error:
             with suppress(PredictorError):  # where the server stays away, the next run clears up
                 engine.await_server(self.settings)
@@ -253,7 +252,7 @@ class _Run:
                     self._change(**self._drop_candidate(candidate))
             raise
         self.tried = None
-        return candidate, seconds
+        return candidate
 
     def _start(self, candidate: Deployment) -> handover.Start:
         """Where the candidate starts: behind what was answered, and behind what no query could read."""
@@ -278,10 +277,10 @@ class _Run:
             )
         return start
 
-    def _prove(self, deployment: Deployment) -> float:
-        """Seconds until the canaries were answered; where they are not, the query's own exception is the reason."""
+    def _prove(self, deployment: Deployment) -> None:
+        """Returns once the canaries were answered; where they are not, the query's own exception is the reason."""
         try:
-            self.canaries, seconds = canary.prove(
+            self.canaries = canary.prove(
                 self.settings,
                 deployment.generation,
                 self.settings.canary_timeout_seconds,
@@ -294,7 +293,6 @@ class _Run:
             if (reason := engine.unhealthy_reason(self.settings, deployment)) is not None:
                 raise PredictorError(reason) from error
             raise
-        return seconds
 
     def _answers(self, deployment: Deployment) -> bool:
         try:

@@ -38,10 +38,6 @@ DEFAULT_PORT: Final = 15002
 SPARK_USER: Final = "flight_delays"
 
 
-class ModelError(PredictorError):
-    """The model itself is to blame: its folder is missing or damaged, or Spark cannot load it."""
-
-
 class SlotsError(PredictorError):
     """The Spark Connect server lacks the task slots for the query: no model is to blame."""
 
@@ -98,19 +94,11 @@ def await_server(settings: Settings, seconds: float = SERVER_SECONDS) -> None:
     Retrying(retry=wanted, wait=wait_fixed(0.5), stop=stop_after_delay(seconds), reraise=True)(ping, settings)
 
 
-def verify(settings: Settings, version: str) -> None:
-    """Raises ModelError where the version's folder is missing, incomplete, damaged or unreadable."""
-    try:
-        registry.verify(settings.models, version)
-    except RegistryError as error:
-        raise ModelError(str(error)) from error
-
-
 def start(settings: Settings, deployment: Deployment, starting_offsets: str, *, queries: int = 1) -> Deployment:
     """Starts the deployment's query; returns it with the query's ids.
 
     `starting_offsets` ("earliest" or JSON) are where it begins: its checkpoint is new. `queries` run side by side,
-    this one included. The caller has verified the version. Raises ModelError where the model cannot be loaded,
+    this one included. The caller has verified the version. Raises RegistryError where the model cannot be loaded,
     SlotsError where the server is too small, PredictorError where it does not answer or Spark refuses.
     """
     log.info(
@@ -158,7 +146,7 @@ def _load(settings: Settings, version: str) -> PipelineModel:
         # The server went down, or came up again meanwhile and knows no session any more: not the model's fault.
         if isinstance(error, SparkConnectGrpcException) and ("UNAVAILABLE" in str(error) or "SESSION" in str(error)):
             raise
-        raise ModelError(
+        raise RegistryError(
             f"Spark cannot load model {version} ({sentence(error)}): promote another version or train a new one"
         ) from error
 

@@ -61,7 +61,7 @@ def probe(settings: Settings) -> Unhealthy | None:
             part = Part.ANSWERS
             if (reason := recreated(settings, serving)) is not None:
                 raise PredictorError(reason)
-            uuids, _ = canary.prove(settings, serving.generation, timeouts.CANARY_SECONDS)
+            uuids = canary.prove(settings, serving.generation, timeouts.CANARY_SECONDS)
             part = Part.STORED
             canary.await_canaries(db, uuids, serving.generation, timeouts.CANARY_SECONDS)
     except PyMongoError as error:

@@ -11,13 +11,12 @@ from uuid import uuid4
 
 import pytest
 from confluent_kafka import Producer
-from pymongo.database import Database
 
 from flight_delays.answers import dead_letters
 from flight_delays.answers.dead_letters import choose, read_originals, replay, report
 from flight_delays.contract import PAYLOAD_BYTES, REQUEST_TOPIC, Collection, DagId, rejected_id
 from flight_delays.errors import DataError
-from tests.conftest import Stack
+from tests.conftest import Mongo, Stack
 from tests.integration.line import answer, create_topic, flight, messages_on, put, put_bomb, run_dag
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
@@ -29,13 +28,7 @@ GONE = (0, 10**9)
 """A place on the request topic that Kafka does not have."""
 
 
-def reject(
-    mongo: Database[dict[str, Any]],
-    value: bytes | None,
-    place: tuple[int, int],
-    reason: str = "wrong_type",
-    **more: Any,
-) -> str:
+def reject(mongo: Mongo, value: bytes | None, place: tuple[int, int], reason: str = "wrong_type", **more: Any) -> str:
     """The document that the sink would store for the message at that place; returns its `_id`."""
     document = {
         "_id": rejected_id(REQUEST_TOPIC, *place),
@@ -52,7 +45,7 @@ def reject(
     return str(document["_id"])
 
 
-def marked(mongo: Database[dict[str, Any]]) -> set[str]:
+def marked(mongo: Mongo) -> set[str]:
     return {document["_id"] for document in mongo[Collection.REJECTED].find() if "ReplayedAt" in document}
 
 
@@ -61,7 +54,7 @@ def ends(stack: Stack) -> int:
 
 
 @pytest.fixture
-def replayed(stack: Stack, mongo: Database[dict[str, Any]]) -> Replayed:
+def replayed(stack: Stack, mongo: Mongo) -> Replayed:
     """Chooses rejected requests by the filters, replays them, and returns what was done."""
     producer = Producer({"bootstrap.servers": stack.settings.kafka_bootstrap})
 
@@ -73,9 +66,7 @@ def replayed(stack: Stack, mongo: Database[dict[str, Any]]) -> Replayed:
     return run
 
 
-def test_the_report_counts_by_reason_and_field(
-    mongo: Database[dict[str, Any]], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_report_counts_by_reason_and_field(mongo: Mongo, caplog: pytest.LogCaptureFixture) -> None:
     for offset in range(5):
         reject(mongo, b"{%d" % offset, (0, offset), "malformed_json", RejectedAt=NOW + dt.timedelta(seconds=offset))
     late = {"field": "DepDelay", "UUID": "u"}
@@ -94,7 +85,7 @@ def test_the_report_counts_by_reason_and_field(
     assert report(mongo[Collection.REJECTED], NOW + dt.timedelta(days=1))["groups"] == []
 
 
-def test_choosing(mongo: Database[dict[str, Any]]) -> None:
+def test_choosing(mongo: Mongo) -> None:
     uuid = str(uuid4())
     first = reject(mongo, b"1", (0, 1), "not_an_object", UUID=uuid)
     second = reject(mongo, b"2", (0, 2), "not_an_object", RejectedAt=NOW - dt.timedelta(hours=1))
@@ -119,7 +110,7 @@ def test_choosing(mongo: Database[dict[str, Any]]) -> None:
 
 
 def test_the_original_bytes_are_replayed_with_their_key_and_only_once(
-    stack: Stack, mongo: Database[dict[str, Any]], replayed: Replayed
+    stack: Stack, mongo: Mongo, replayed: Replayed
 ) -> None:
     message = flight(Extra="x" * PAYLOAD_BYTES, FlightNum=None)  # as 0.1.0 rejected it; the stored payload is cut
     value = json.dumps(message).encode()
@@ -142,9 +133,7 @@ def test_the_original_bytes_are_replayed_with_their_key_and_only_once(
     assert ends(stack) == before + 2
 
 
-def test_the_stored_payload_serves_once_kafka_has_forgotten(
-    stack: Stack, mongo: Database[dict[str, Any]], replayed: Replayed
-) -> None:
+def test_the_stored_payload_serves_once_kafka_has_forgotten(stack: Stack, mongo: Mongo, replayed: Replayed) -> None:
     message = flight(DepDelay="5")
     value = json.dumps(message).encode()
     [taken] = put(stack, b"another message, as after the topic was made anew")
@@ -173,12 +162,7 @@ def test_the_stored_payload_serves_once_kafka_has_forgotten(
     ],
 )
 def test_what_would_be_rejected_again_is_not_sent(  # noqa: PLR0917
-    stack: Stack,
-    mongo: Database[dict[str, Any]],
-    replayed: Replayed,
-    value: bytes | None,
-    changes: dict[str, Any] | None,
-    why: str,
+    stack: Stack, mongo: Mongo, replayed: Replayed, value: bytes | None, changes: dict[str, Any] | None, why: str
 ) -> None:
     [place] = put(stack, value)
     id_ = reject(mongo, value, place)
@@ -191,16 +175,14 @@ def test_what_would_be_rejected_again_is_not_sent(  # noqa: PLR0917
     assert marked(mongo) == set()
 
 
-def test_nan_is_mended_by_a_change(stack: Stack, mongo: Database[dict[str, Any]], replayed: Replayed) -> None:
+def test_nan_is_mended_by_a_change(stack: Stack, mongo: Mongo, replayed: Replayed) -> None:
     value = json.dumps(flight(DepDelay=float("nan"))).encode()
     [place] = put(stack, value)
     reject(mongo, value, place, "malformed_json")
     assert replayed(reasons=["malformed_json"], changes={"DepDelay": 5})["replayed"] == 1
 
 
-def test_what_the_sink_rejected_is_no_request(
-    stack: Stack, mongo: Database[dict[str, Any]], replayed: Replayed
-) -> None:
+def test_what_the_sink_rejected_is_no_request(stack: Stack, mongo: Mongo, replayed: Replayed) -> None:
     value = json.dumps(flight()).encode()
     reject(mongo, value, (0, 0), "not_storable", _id="flight_delay_classification_response-0-0")
     done = replayed(reasons=["not_storable"])
@@ -208,14 +190,14 @@ def test_what_the_sink_rejected_is_no_request(
     assert "is no request" in done["not_replayed"][0]["why"]
 
 
-def test_one_uuid_is_not_given_to_several(stack: Stack, mongo: Database[dict[str, Any]], replayed: Replayed) -> None:
+def test_one_uuid_is_not_given_to_several(stack: Stack, mongo: Mongo, replayed: Replayed) -> None:
     for offset in (1, 2):
         reject(mongo, json.dumps(flight()).encode(), (0, 10**9 + offset))
     with pytest.raises(DataError, match="same UUID"):
         replayed(reasons=["wrong_type"], changes={"UUID": str(uuid4())})
 
 
-def test_nothing_is_marked_that_kafka_did_not_confirm(mongo: Database[dict[str, Any]], replayed: Replayed) -> None:
+def test_nothing_is_marked_that_kafka_did_not_confirm(mongo: Mongo, replayed: Replayed) -> None:
     value = json.dumps(flight()).encode()
     reject(mongo, value, (0, 10**9), UUID=str(uuid4()))
     nowhere = Producer({"bootstrap.servers": "127.0.0.1:1", "message.timeout.ms": 300, "log_level": 0})

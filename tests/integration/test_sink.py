@@ -17,7 +17,6 @@ import bson
 import pytest
 from confluent_kafka import Consumer, Message, Producer
 from confluent_kafka.admin import AdminClient
-from pymongo.database import Database
 
 from flight_delays.answers.sink import GROUP, Entry, check, entry, store
 from flight_delays.answers.store import find_answer
@@ -26,7 +25,7 @@ from flight_delays.infra.topics import ensure_topics
 from flight_delays.predictor.workload import find_canary
 from flight_delays.settings import Settings
 from tests import flights
-from tests.conftest import Stack
+from tests.conftest import Mongo, Stack
 from tests.integration.line import compressed, put_bomb
 
 pytestmark = pytest.mark.integration
@@ -67,7 +66,7 @@ def is_ready(settings: Settings) -> bool:
     return True
 
 
-def stored(database: Database[dict[str, Any]], uuids: list[str]) -> bool:
+def stored(database: Mongo, uuids: list[str]) -> bool:
     """Whether exactly these answers are in the collection."""
     responses = database[Collection.RESPONSES]
     if responses.estimated_document_count() < len(uuids):
@@ -90,11 +89,11 @@ def sink(settings: Settings, commit_delay: float = 0) -> Iterator[subprocess.Pop
 
 
 @pytest.fixture
-def settings(stack: Stack, mongo: Database[dict[str, Any]]) -> Settings:
+def settings(stack: Stack, mongo: Mongo) -> Settings:
     return stack.settings
 
 
-def test_the_first_answer_stays(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+def test_the_first_answer_stays(settings: Settings, mongo: Mongo) -> None:
     uuid, twice = str(uuid4()), str(uuid4())
     with sink(settings):
         produce(settings, [answer(uuid)])
@@ -114,9 +113,7 @@ def test_the_first_answer_stays(settings: Settings, mongo: Database[dict[str, An
     assert abs(first.document["PredictedAt"].timestamp() - time.time()) < 60
 
 
-def test_canaries_and_replays_stay_apart_and_their_first_answer_stays(
-    settings: Settings, mongo: Database[dict[str, Any]]
-) -> None:
+def test_canaries_and_replays_stay_apart_and_their_first_answer_stays(settings: Settings, mongo: Mongo) -> None:
     canary, replayed = str(uuid4()), str(uuid4())
     with sink(settings):
         produce(settings, [answer(canary, Canary=True, Deployment=deployment) for deployment in (3, 4, 3)])
@@ -133,7 +130,7 @@ def test_canaries_and_replays_stay_apart_and_their_first_answer_stays(
     assert find_answer(mongo, replayed) is None
 
 
-def test_poison_is_rejected_and_the_rest_goes_on(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+def test_poison_is_rejected_and_the_rest_goes_on(settings: Settings, mongo: Mongo) -> None:
     poisoned, good = str(uuid4()), [str(uuid4()) for _ in range(8)]
     letter = {"reason": "wrong_type", "payload": "{", "payload_bytes": 1, "partition": 1, "offset": 99, "UUID": good[0]}
     deep: Any = {}
@@ -177,7 +174,7 @@ def test_poison_is_rejected_and_the_rest_goes_on(settings: Settings, mongo: Data
     ("topic", "codec"), [(RESPONSE_TOPIC, "gzip"), (RESPONSE_TOPIC, "zstd"), (DEAD_LETTER_TOPIC, "lz4")]
 )
 def test_a_bomb_is_rejected_and_the_rest_goes_on(
-    codec: str, topic: str, stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
+    codec: str, topic: str, stack: Stack, settings: Settings, mongo: Mongo
 ) -> None:
     uuids = [str(uuid4()) for _ in range(40)]
     with compressed(stack, topic):
@@ -201,7 +198,7 @@ def test_a_bomb_is_rejected_and_the_rest_goes_on(
 
 
 def test_a_bomb_that_is_met_again_after_a_rebalance_is_left_out_again(
-    stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
+    stack: Stack, settings: Settings, mongo: Mongo
 ) -> None:
     uuids = [str(uuid4()) for _ in range(10)]
     with compressed(stack, RESPONSE_TOPIC):
@@ -219,9 +216,7 @@ def test_a_bomb_that_is_met_again_after_a_rebalance_is_left_out_again(
     assert mongo[Collection.REJECTED].estimated_document_count() == 2
 
 
-def test_a_topic_that_is_recreated_under_the_sink_is_read(
-    stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
-) -> None:
+def test_a_topic_that_is_recreated_under_the_sink_is_read(stack: Stack, settings: Settings, mongo: Mongo) -> None:
     before, behind = ([str(uuid4()) for _ in range(count)] for count in (200, 10))
 
     def put_bombs() -> None:
@@ -240,9 +235,7 @@ def test_a_topic_that_is_recreated_under_the_sink_is_read(
         eventually(lambda: stored(mongo, before + behind), 60)
 
 
-def test_every_answer_on_a_recreated_topic_is_stored(
-    stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
-) -> None:
+def test_every_answer_on_a_recreated_topic_is_stored(stack: Stack, settings: Settings, mongo: Mongo) -> None:
     before, behind = ([str(uuid4()) for _ in range(count)] for count in (200, 600))
     with sink(settings):
         produce(settings, [answer(uuid) for uuid in before])
@@ -254,9 +247,7 @@ def test_every_answer_on_a_recreated_topic_is_stored(
         eventually(lambda: stored(mongo, before + behind))
 
 
-def test_the_second_rejection_at_a_place_is_kept_beside_the_first(
-    settings: Settings, mongo: Database[dict[str, Any]]
-) -> None:
+def test_the_second_rejection_at_a_place_is_kept_beside_the_first(settings: Settings, mongo: Mongo) -> None:
     def letter(uuid: str, sha256: str) -> tuple[str, str, bytes]:
         fields = {"reason": "empty", "payload_bytes": 0, "partition": 0, "offset": 7, "payload_sha256": sha256}
         return DEAD_LETTER_TOPIC, uuid, json.dumps({**fields, "UUID": uuid}).encode()
@@ -278,7 +269,7 @@ def test_the_second_rejection_at_a_place_is_kept_beside_the_first(
         assert document["UUID"] == first
 
 
-def test_what_mongodb_refuses_is_rejected(mongo: Database[dict[str, Any]]) -> None:
+def test_what_mongodb_refuses_is_rejected(mongo: Mongo) -> None:
     uuid = str(uuid4())
 
     def message(offset: int) -> Message:
@@ -294,9 +285,7 @@ def test_what_mongodb_refuses_is_rejected(mongo: Database[dict[str, Any]]) -> No
         assert "MongoDB refused it" in document["detail"]
 
 
-def test_nothing_is_lost_while_mongodb_is_away(
-    stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
-) -> None:
+def test_nothing_is_lost_while_mongodb_is_away(stack: Stack, settings: Settings, mongo: Mongo) -> None:
     uuids = [str(uuid4()) for _ in range(1200)]
     with sink(settings) as process:
         produce(settings, [answer(uuid) for uuid in uuids[:400]])
@@ -310,9 +299,7 @@ def test_nothing_is_lost_while_mongodb_is_away(
         assert process.poll() is None
 
 
-def test_partitions_that_come_during_an_outage_lose_nothing(
-    stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
-) -> None:
+def test_partitions_that_come_during_an_outage_lose_nothing(stack: Stack, settings: Settings, mongo: Mongo) -> None:
     uuids = [str(uuid4()) for _ in range(40)]
     with sink(settings):
         with sink(settings) as other:
@@ -327,7 +314,7 @@ def test_partitions_that_come_during_an_outage_lose_nothing(
         eventually(lambda: stored(mongo, uuids))
 
 
-def test_kill_9_of_mongodb_loses_nothing(stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+def test_kill_9_of_mongodb_loses_nothing(stack: Stack, settings: Settings, mongo: Mongo) -> None:
     uuids = [str(uuid4()) for _ in range(3000)]
     with sink(settings):
         for begin in range(0, len(uuids), 1000):
@@ -338,9 +325,7 @@ def test_kill_9_of_mongodb_loses_nothing(stack: Stack, settings: Settings, mongo
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_sink_that_ends_in_the_middle_loses_nothing(
-    settings: Settings, mongo: Database[dict[str, Any]], how: signal.Signals
-) -> None:
+def test_a_sink_that_ends_in_the_middle_loses_nothing(settings: Settings, mongo: Mongo, how: signal.Signals) -> None:
     uuids = [str(uuid4()) for _ in range(4000)]
     responses = mongo[Collection.RESPONSES]
     produce(settings, [answer(uuid) for uuid in uuids[:2000]])
@@ -358,7 +343,7 @@ def test_a_sink_that_ends_in_the_middle_loses_nothing(
     assert first.items() <= again.items()
 
 
-def test_offsets_follow_the_writes_after_a_while(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+def test_offsets_follow_the_writes_after_a_while(settings: Settings, mongo: Mongo) -> None:
     uuid, later = str(uuid4()), str(uuid4())
     responses = mongo[Collection.RESPONSES]
     produce(settings, [answer(uuid)])
@@ -382,7 +367,7 @@ def test_the_check_tells_whether_a_sink_reads(settings: Settings) -> None:
         check(settings)
 
 
-def test_twenty_thousand_at_once_are_all_stored(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+def test_twenty_thousand_at_once_are_all_stored(settings: Settings, mongo: Mongo) -> None:
     uuids = [str(uuid4()) for _ in range(20_000)]
     produce(settings, [answer(uuid) for uuid in uuids])
     with sink(settings):

@@ -15,7 +15,6 @@ from confluent_kafka import Producer
 from flask import Flask
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
-from pymongo.database import Database
 from rich.console import Console
 
 from flight_delays.contract import REQUEST_TOPIC, Collection
@@ -27,7 +26,7 @@ from flight_delays.predictor.state import Failure, Gap, State, Wanted, change_st
 from flight_delays.predictor.status import Condition, Status, read_status
 from stack.console import predictor_status
 from stack.steps import START
-from tests.conftest import Stack
+from tests.conftest import Mongo, Stack
 from tests.integration.line import create_topic, until
 
 HOUR = dt.timedelta(hours=1)
@@ -44,7 +43,7 @@ def fresh(app: Flask) -> None:
 class Here:
     """The documents and the topic that the status is read from."""
 
-    def __init__(self, stack: Stack, mongo: Database[Any]) -> None:
+    def __init__(self, stack: Stack, mongo: Mongo) -> None:
         self.settings, self.mongo = stack.settings, mongo
         self.ends = kafka.ends(stack.settings, REQUEST_TOPIC)
 
@@ -74,7 +73,7 @@ class Here:
 
 
 @pytest.fixture
-def here(stack: Stack, mongo: Database[Any]) -> Here:
+def here(stack: Stack, mongo: Mongo) -> Here:
     return Here(stack, mongo)
 
 

@@ -27,10 +27,7 @@ def maintenance() -> None:
     for job in ("answers", "replays", "rejected", "events", "models", "checkpoints", "files", "logs"):
         task(getattr(tasks, job))()
     BashOperator(
-        task_id="airflow_database",
-        bash_command=tasks.CLEAN_AIRFLOW,
-        env=tasks.AIRFLOW_DATABASE,
-        append_env=True,
+        task_id="airflow_database", bash_command=tasks.CLEAN_AIRFLOW, env=tasks.AIRFLOW_DATABASE, append_env=True
     )
 
 

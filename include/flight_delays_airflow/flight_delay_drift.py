@@ -19,8 +19,7 @@ PARAMS: Final = {
         at_least=field(100, "integer", "Minimum", "Number of flights for a comparison", minimum=1),
     ),
     **section(
-        "Alarm",
-        alarm=field(get_settings().drift_alarm, "number", "Maximum distance", _ALARM, minimum=0, maximum=1),
+        "Alarm", alarm=field(get_settings().drift_alarm, "number", "Maximum distance", _ALARM, minimum=0, maximum=1)
     ),
 }
 

@@ -214,11 +214,7 @@ def _replace(db: Database[dict[str, Any]], refused: Entry, problem: str) -> None
     substitute = reject(refused.message, f"MongoDB refused it: {problem}")
     if substitute.id == refused.id:
         raise OperationFailure(f"MongoDB refused even the rejected document {refused.id}: {problem}")
-    try:
-        db[Collection.REJECTED].insert_one(RawBSONDocument(substitute.bson))
-    except OperationFailure as error:
-        if error.code != _DUPLICATE_KEY:
-            raise
+    _insert(db, Collection.REJECTED, [substitute])
 
 
 # --- the service -------------------------------------------------------------------------------------------------

@@ -9,13 +9,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from flight_delays.answers.store import expire_canaries, find_answer, last_predictions
 from flight_delays.contract import Collection
-from flight_delays.infra.mongo import connect, ensure_indexes
+from flight_delays.infra.mongo import ensure_indexes
 from flight_delays.predictor.workload import canary_id, find_canary
-from flight_delays.settings import Settings
 from tests.conftest import Mongo, Stack
 
 pytestmark = pytest.mark.integration
@@ -139,13 +138,6 @@ def test_aggregations_that_mongosh_and_compass_use(mongo: Mongo) -> None:
     with pytest.raises(OperationFailure) as refused:
         answers.watch()
     assert refused.value.code in NOT_SUPPORTED
-
-
-def test_connecting_says_soon_when_nobody_is_there() -> None:
-    database = connect(Settings(mongo_uri="mongodb://127.0.0.1:9/"), serverSelectionTimeoutMS=300)
-    with pytest.raises(ServerSelectionTimeoutError):
-        find_answer(database, str(uuid4()))
-    database.client.close()
 
 
 def test_kill_9_of_the_embedded_server_loses_nothing_acknowledged(stack: Stack, mongo: Mongo) -> None:

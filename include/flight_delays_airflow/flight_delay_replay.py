@@ -6,8 +6,6 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any, Final
 
-from flight_delays.errors import RegistryError
-from flight_delays.model import registry
 from flight_delays.settings import get_settings
 from flight_delays_airflow.form import field, section
 from flight_delays_airflow.mongo import database
@@ -30,18 +28,11 @@ def replay(params: Mapping[str, Any], run_id: str) -> dict[str, Any]:
 
     from flight_delays.answers import replay
 
-    settings = get_settings()
     first, last = (dt.date.fromisoformat(params[name]) for name in ("first", "last"))
     plan = replay.Plan(first, last, params["rate"], params["limit"])
 
-    def expected(version: str) -> dict[str, Any]:
-        try:
-            return registry.load_metadata(settings.models, version).metrics.model_dump()
-        except RegistryError:
-            return {}
-
     with database() as db:
         producer = KafkaProducerHook(KAFKA_CONNECTION).get_producer()
-        score = replay.run(run_id, plan, settings.records, db, producer, expected=expected)
+        score = replay.run(run_id, plan, get_settings(), db, producer)
     times = {name: score[name].isoformat(timespec="seconds") for name in ("StartedAt", "UpdatedAt")}
     return {name: value for name, value in {**score, **times}.items() if name != "Curve"}

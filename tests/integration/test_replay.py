@@ -39,7 +39,7 @@ def november(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(line: Stack, name: str, plan: replay.Plan = PLAN) -> dict[str, Any]:
     producer = Producer({"bootstrap.servers": line.settings.kafka_bootstrap, "partitioner": "consistent"})
-    return replay.run(name, plan, line.settings.records, mongo.connect(line.settings), producer)
+    return replay.run(name, plan, line.settings, mongo.connect(line.settings), producer)
 
 
 def test_a_replay_is_answered_scored_and_kept_apart(line: Stack) -> None:

@@ -85,13 +85,13 @@ def _address(settings: Settings) -> str:
     return urlsplit(settings.spark_connect_url).netloc  # what follows may hold a token
 
 
-def await_server(settings: Settings, seconds: float = SERVER_SECONDS) -> None:
+def await_server(settings: Settings) -> None:
     """Returns once the server answers: the process manager starts a killed one again, in 8 s or so.
 
     Raises PredictorError where it does not answer in time.
     """
     wanted = retry_if_exception_type(PredictorError)
-    Retrying(retry=wanted, wait=wait_fixed(0.5), stop=stop_after_delay(seconds), reraise=True)(ping, settings)
+    Retrying(retry=wanted, wait=wait_fixed(0.5), stop=stop_after_delay(SERVER_SECONDS), reraise=True)(ping, settings)
 
 
 def start(settings: Settings, deployment: Deployment, starting_offsets: str, *, queries: int = 1) -> Deployment:

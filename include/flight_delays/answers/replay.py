@@ -152,8 +152,8 @@ class _Replay:
     def _message(self, number: int) -> tuple[str, str]:
         """Key and value of a flight's request: as the web app would write it, plus `Replay`."""
         flight = {**self._asked[number], "FlightDate": self._asked[number]["FlightDate"].isoformat()}
-        known = find_conditions(self._db, flight)
-        return self._uuids[number], request_message(self._uuids[number], Replay=self._replay, **flight, **known)
+        flight |= find_conditions(self._db, flight)
+        return self._uuids[number], request_message(self._uuids[number], Replay=self._replay, **flight)
 
     def score(self) -> bool:
         """Takes what is answered or rejected into the score; says whether there was any."""

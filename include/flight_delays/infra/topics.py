@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from flight_delays.contract import TOPICS
+from flight_delays.infra.kafka import client_options, no_broker
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
@@ -79,13 +80,18 @@ def _warn(admin: AdminClient, topic: str) -> None:
         )
 
 
-def topic_id(admin: AdminClient, topic: str) -> str:
+def topic_id(settings: Settings, topic: str) -> str:
     """The id of the topic that bears this name now: another one once it was deleted and recreated.
 
-    Empty where the broker gives none (before Kafka 2.8). Raises confluent_kafka.KafkaException.
+    Empty where the broker gives none (before Kafka 2.8). Raises BrokerError.
     """
-    from confluent_kafka import TopicCollection
+    from confluent_kafka import KafkaException, TopicCollection
+    from confluent_kafka.admin import AdminClient
 
-    found = admin.describe_topics(TopicCollection([topic]), request_timeout=10)[topic].result().topic_id
+    admin = AdminClient(client_options(settings))
+    try:
+        found = admin.describe_topics(TopicCollection([topic]), request_timeout=10)[topic].result().topic_id
+    except KafkaException as error:
+        raise no_broker(settings, error) from error
     zero = found is None or not (found.get_most_significant_bits() or found.get_least_significant_bits())
     return "" if zero else str(found)

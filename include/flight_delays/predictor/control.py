@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from flight_delays.contract import REQUEST_TOPIC
 from flight_delays.errors import BrokerError, CanaryError, OvertakenError, PredictorError, RegistryError, sentence
 from flight_delays.infra.kafka import ends
+from flight_delays.infra.topics import topic_id
 from flight_delays.model import promotion, registry
 from flight_delays.predictor import canary, engine, handover
 from flight_delays.predictor.events import Event, Kind, record
@@ -302,7 +303,7 @@ class _Run:
         return True
 
     def _claim(self, version: str, *, alone: bool = False) -> Deployment:
-        candidate = self.state.next_deployment(version, topic_id=handover.request_topic_id(self.settings), alone=alone)
+        candidate = self.state.next_deployment(version, topic_id=topic_id(self.settings, REQUEST_TOPIC), alone=alone)
         self._change(generation=candidate.generation, candidate=candidate)
         return candidate
 

@@ -51,23 +51,12 @@ class Start:
         return json.dumps({REQUEST_TOPIC: self.offsets})
 
 
-def request_topic_id(settings: Settings) -> str:
-    """The id of the request topic of now; empty where the broker gives none. Raises BrokerError."""
-    from confluent_kafka import KafkaException
-    from confluent_kafka.admin import AdminClient
-
-    try:
-        return topic_id(AdminClient(kafka.client_options(settings)), REQUEST_TOPIC)
-    except KafkaException as error:
-        raise kafka.no_broker(settings, error) from error
-
-
 def recreated(settings: Settings, deployment: Deployment) -> str | None:
     """What to say where the request topic is another one than the deployment reads; None where it is the same.
 
     Without this, the offsets of the topic that is gone would skip as many requests of the one that is there.
     """
-    if not deployment.topic_id or deployment.reads(request_topic_id(settings)):
+    if not deployment.topic_id or deployment.reads(topic_id(settings, REQUEST_TOPIC)):
         return None
     return (
         f"the topic {REQUEST_TOPIC} was deleted and recreated since deployment {deployment.generation} started; it is "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from pathlib import Path
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, dag, task
@@ -11,7 +10,7 @@ from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, dag, task
 from flight_delays.model import promotion
 from flight_delays.settings import PROJECT, get_settings
 from flight_delays_airflow import agile_data_science_batch_prediction_model_training as tasks
-from flight_delays_airflow.names import SPARK_CONNECTION, AssetName, Tag, asset, default_args
+from flight_delays_airflow.names import SPARK_CONNECTION, AssetName, Tag, asset, dag_args
 
 SETTINGS = get_settings()
 # With `run_immediately=False` the first unpausing starts a run at once, up to 17 h after a scheduled time.
@@ -23,12 +22,9 @@ APPROVAL = dt.timedelta(hours=SETTINGS.approval_hours if SETTINGS.require_approv
     dag_display_name="05 Model training",
     description="Trains a random forest with Spark, judges it, and promotes it where it passes the checks",
     schedule=AssetOrTimeSchedule(timetable=WEEKLY, assets=[asset(AssetName.CONDITIONS)]),
-    max_active_runs=1,
     params=tasks.PARAMS,
-    default_args=default_args(execution_timeout=dt.timedelta(hours=3), retries=1),
     dagrun_timeout=dt.timedelta(hours=4) + APPROVAL,
-    tags=[Tag.TRAINING.value],
-    doc_md=str(Path(__file__).with_suffix(".md")),
+    **dag_args(__file__, Tag.TRAINING, execution_timeout=dt.timedelta(hours=3), retries=1),
 )
 def agile_data_science_batch_prediction_model_training() -> None:
     prepared = task(promotion.prepare)()

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
-from pathlib import Path
 
 from airflow.sdk import dag, task
 
 from flight_delays_airflow import departure_conditions as tasks
-from flight_delays_airflow.names import AssetName, Tag, asset, default_args
+from flight_delays_airflow.names import AssetName, Tag, asset, dag_args
 
 
 @dag(
     dag_display_name="04 Departure conditions",
     description="Imports what is known at departure into MongoDB: weather, scheduled times, recent gains of time",
     schedule=[asset(AssetName.RECORDS)],
-    max_active_runs=1,
     dagrun_timeout=dt.timedelta(hours=2),
-    default_args=default_args(execution_timeout=dt.timedelta(minutes=30)),
     params=tasks.PARAMS,
-    doc_md=str(Path(__file__).with_suffix(".md")),
-    tags=[Tag.DATA.value],
+    **dag_args(__file__, Tag.DATA, execution_timeout=dt.timedelta(minutes=30)),
 )
 def departure_conditions() -> None:
     announce = task(outlets=[tasks.CONDITIONS])(tasks.announce)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from pathlib import Path
 
 from airflow.sdk import dag, task
 
 from flight_delays_airflow import flight_delay_drift as tasks
-from flight_delays_airflow.names import Tag, default_args
+from flight_delays_airflow.names import Tag, dag_args
 
 
 @dag(
@@ -18,12 +17,9 @@ from flight_delays_airflow.names import Tag, default_args
     start_date=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
     catchup=False,
     is_paused_upon_creation=False,
-    max_active_runs=1,
     dagrun_timeout=dt.timedelta(hours=1),
-    default_args=default_args(),
     params=tasks.PARAMS,
-    doc_md=str(Path(__file__).with_suffix(".md")),
-    tags=[Tag.PREDICTOR.value, Tag.QUALITY.value],
+    **dag_args(__file__, Tag.PREDICTOR, Tag.QUALITY),
 )
 def flight_delay_drift() -> None:
     task(tasks.drift)()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Metadata, Param, dag, task
 
 from flight_delays.model import promotion
 from flight_delays.model.registry import VERSION_PATTERN
-from flight_delays_airflow.names import AssetName, Tag, asset, default_args
+from flight_delays_airflow.names import AssetName, Tag, asset, dag_args
 
 MODEL = asset(AssetName.MODEL)
 VERSION = Param(
@@ -27,12 +26,9 @@ VERSION = Param(
     dag_display_name="06 Model rollback",
     description="Makes the previous model, or a version of your choice, the champion again",
     schedule=None,
-    max_active_runs=1,
     params={"version": VERSION},
-    default_args=default_args(execution_timeout=dt.timedelta(minutes=10)),
     dagrun_timeout=dt.timedelta(hours=1),
-    tags=[Tag.TRAINING.value],
-    doc_md=str(Path(__file__).with_suffix(".md")),
+    **dag_args(__file__, Tag.TRAINING, execution_timeout=dt.timedelta(minutes=10)),
 )
 def flight_delay_model_rollback() -> None:
     @task(outlets=[MODEL])

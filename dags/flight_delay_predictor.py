@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from pathlib import Path
 
 from airflow.sdk import AssetWatcher, TriggerRule, dag, task
 
 from flight_delays_airflow import flight_delay_predictor as tasks
-from flight_delays_airflow.names import AssetName, Tag, asset, default_args
+from flight_delays_airflow.names import AssetName, Tag, asset, dag_args
 from flight_delays_airflow.plugin import SparkUiLink
 from flight_delays_airflow.trigger import PredictorWatch
 
@@ -19,12 +18,9 @@ ALARM = asset(AssetName.ALARM, watchers=[AssetWatcher(name="predictor_watch", tr
     dag_display_name="07 Predictor",
     description="Starts, repairs, replaces, restarts or stops the streaming query, and proves it with canaries",
     schedule=asset(AssetName.MODEL) | asset(AssetName.DISTANCES) | ALARM,
-    max_active_runs=1,
     params=tasks.PARAMS,
     dagrun_timeout=dt.timedelta(minutes=30),
-    default_args=default_args(execution_timeout=dt.timedelta(minutes=10), retries=0),
-    doc_md=str(Path(__file__).with_suffix(".md")),
-    tags=[Tag.PREDICTOR.value],
+    **dag_args(__file__, Tag.PREDICTOR, execution_timeout=dt.timedelta(minutes=10), retries=0),
 )
 def flight_delay_predictor() -> None:
     # Even where the two before failed: a stop must be possible while Kafka is away, and `act` tells the reason of a

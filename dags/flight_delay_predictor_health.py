@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from pathlib import Path
 from typing import Any
 
 from airflow.providers.apache.kafka.operators.produce import ProduceToTopicOperator
 from airflow.sdk import AssetAlias, TriggerRule, dag, task
 
 from flight_delays.contract import REQUEST_TOPIC
-from flight_delays_airflow.names import ALARM_ALIAS, KAFKA_CONNECTION, Tag, default_args
+from flight_delays_airflow.names import ALARM_ALIAS, KAFKA_CONNECTION, Tag, dag_args
 
 ALARM = AssetAlias(ALARM_ALIAS)
 
@@ -19,11 +18,10 @@ ALARM = AssetAlias(ALARM_ALIAS)
     dag_display_name="08 Predictor health",
     description="Sends a canary through each partition every 5 minutes, and raises the alarm where none comes back",
     schedule=dt.timedelta(minutes=5),
-    max_active_runs=1,
     dagrun_timeout=dt.timedelta(minutes=10),
-    default_args=default_args(execution_timeout=dt.timedelta(minutes=3), retries=0),  # the next run is the retry
-    doc_md=str(Path(__file__).with_suffix(".md")),
-    tags=[Tag.PREDICTOR.value, Tag.HEALTH.value],
+    **dag_args(
+        __file__, Tag.PREDICTOR, Tag.HEALTH, execution_timeout=dt.timedelta(minutes=3), retries=0
+    ),  # the next run is the retry
 )
 def flight_delay_predictor_health() -> None:
     @task.short_circuit(outlets=[ALARM])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from pathlib import Path
 
 from airflow.sdk import TriggerRule, dag, task
 
 from flight_delays.data import quality
 from flight_delays_airflow import flight_records as tasks
-from flight_delays_airflow.names import Tag, default_args
+from flight_delays_airflow.names import Tag, dag_args
 
 EVEN_SKIPPED = TriggerRule.NONE_FAILED  # a month that is not published yet
 
@@ -18,12 +17,9 @@ EVEN_SKIPPED = TriggerRule.NONE_FAILED  # a month that is not published yet
     dag_display_name="01 Flight records",
     description="Downloads, validates and publishes flights as Parquet files by month",
     schedule=None,
-    max_active_runs=1,
     dagrun_timeout=dt.timedelta(hours=12),
-    default_args=default_args(execution_timeout=dt.timedelta(hours=2)),
     params=tasks.PARAMS,
-    doc_md=str(Path(__file__).with_suffix(".md")),
-    tags=[Tag.DATA.value],
+    **dag_args(__file__, Tag.DATA, execution_timeout=dt.timedelta(hours=2)),
 )
 def flight_records() -> None:
     download = task(max_active_tis_per_dag=2)(tasks.download)

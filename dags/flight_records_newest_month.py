@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from pathlib import Path
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import CronTriggerTimetable, dag, task
@@ -11,7 +10,7 @@ from airflow.sdk import CronTriggerTimetable, dag, task
 from flight_delays.contract import DagId
 from flight_delays.data.sources import SourceName
 from flight_delays_airflow import flight_records_newest_month as tasks
-from flight_delays_airflow.names import Tag, default_args
+from flight_delays_airflow.names import Tag, dag_args
 
 # A month appears on no fixed day. With `run_immediately=False` the first unpausing may start a run at once.
 WEEKLY = CronTriggerTimetable("30 5 * * 2", timezone="UTC", run_immediately=dt.timedelta(minutes=1))
@@ -21,11 +20,8 @@ WEEKLY = CronTriggerTimetable("30 5 * * 2", timezone="UTC", run_immediately=dt.t
     dag_display_name="02 Newest month of flight records",
     description="Fetches the months that the Bureau of Transportation Statistics has published since the last one here",
     schedule=WEEKLY,
-    max_active_runs=1,
     dagrun_timeout=dt.timedelta(hours=1),
-    default_args=default_args(),
-    doc_md=str(Path(__file__).with_suffix(".md")),
-    tags=[Tag.DATA.value],
+    **dag_args(__file__, Tag.DATA),
 )
 def flight_records_newest_month() -> None:
     TriggerDagRunOperator(

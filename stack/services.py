@@ -278,14 +278,12 @@ def airflow_environment(settings: Settings, secrets: Secrets) -> dict[str, str]:
     }
     servers = {"bootstrap.servers": settings.kafka_bootstrap}
     producer = {"client.id": CLIENT_ID, "partitioner": PARTITIONER, "enable.idempotence": True}
-    consumer = {"group.id": "flight_delay_predictor_health", "enable.auto.commit": False, "auto.offset.reset": "latest"}
     spark = {"deploy-mode": "client", "spark-binary": "spark-submit"}
     connections = {
         "SPARK_DEFAULT": {"conn_type": "spark", "host": settings.spark_master, "extra": spark},
         "MONGO_DEFAULT": _mongo_connection(settings),
         "SMTP_DEFAULT": _smtp_connection(settings),
         "KAFKA_DEFAULT": {"conn_type": "kafka", "extra": {**servers, **producer, "message.timeout.ms": 10_000}},
-        "KAFKA_CANARY": {"conn_type": "kafka", "extra": {**servers, **consumer}},
         # For `airflow db clean`, which a task of the DAG `maintenance` runs; by this name no log shows it.
         "AIRFLOW_DATABASE": {"conn_type": "generic", "extra": {"secret_address": database}},
     }

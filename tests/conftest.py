@@ -43,6 +43,9 @@ os.environ["AIRFLOW__CORE__PLUGINS_FOLDER"] = str(PROJECT / "plugins")
 os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{os.environ['AIRFLOW_HOME']}/airflow.db"
 
 
+Mongo = Database[dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Stack:
     """Running services: their settings, and the process manager to stop and kill them with."""
@@ -258,7 +261,7 @@ def web_app(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
 
 
 @pytest.fixture
-def mongo(stack: Stack) -> Iterator[Database[dict[str, Any]]]:
+def mongo(stack: Stack) -> Iterator[Mongo]:
     """The project's database, emptied; on a busy machine it may take longer than the web app would wait."""
     database = connect(stack.settings, connectTimeoutMS=20_000, serverSelectionTimeoutMS=20_000)
     for name in database.list_collection_names():

@@ -1,4 +1,4 @@
-"""Flight records made without Airflow."""
+"""Flight records made without Airflow, and answers made without a model."""
 
 from __future__ import annotations
 
@@ -50,3 +50,19 @@ def bts_flights(month: str, count: int = 20, **changes: Any) -> pd.DataFrame:
     days = pd.Timestamp(f"{month}-01") + pd.to_timedelta(range(count), unit="D")
     row = {name: value for name, value in ROW.items() if not name.startswith("DayOf")} | {"Cancelled": 0, "Diverted": 0}
     return pd.DataFrame({**row, "FlightDate": days, "FlightNum": range(100, 100 + count), **changes})
+
+
+def answer(uuid: str, **changes: Any) -> dict[str, Any]:
+    """The fields of a response."""
+    flight = {"Carrier": "AA", "FlightDate": "2016-12-25", "FlightNum": "1519", "Origin": "ATL", "Dest": "SFO"}
+    numbers = {"DepDelay": 5.0, "Distance": 2139.0, "DayOfYear": 360, "DayOfMonth": 25, "DayOfWeek": 7}
+    predicted = {"Route": "ATL-SFO", "Prediction": 2, "Probability": [0.1, 0.2, 0.3, 0.4]}
+    by = {"ModelVersion": "20260101T000000Z-0123abcd", "Deployment": 3, "RequestPartition": 1, "RequestOffset": 42}
+    return {
+        "UUID": uuid,
+        "Timestamp": "2016-12-24T12:30:15.123456789+01:00",
+        **flight,
+        **numbers,
+        **predicted,
+        **by,
+    } | changes

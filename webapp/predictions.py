@@ -14,9 +14,9 @@ from flask import Blueprint, Response, jsonify, redirect, render_template, reque
 from gunicorn.http.errors import ParseException
 from werkzeug.wrappers import Response as AnyResponse
 
-from flight_delays.answers.request import request_message
 from flight_delays.contract import BUCKETS, DELAY_MINUTES, FIRST_DATE, LAST_DATE, SUBMIT_PATH, format_timestamp, is_uuid
 from flight_delays.data.conditions import find_conditions
+from flight_delays.predictor.workload import request_message
 from webapp.errors import ApiError, InvalidError, UnavailableError
 from webapp.forms import read_flight
 from webapp.producer import NotConfirmedError

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -68,14 +66,3 @@ def problems(error: ValidationError) -> str:
     """What pydantic found wrong, each with its field."""
     found = error.errors(include_url=False, include_input=False)
     return "; ".join(": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"]))) for each in found)
-
-
-@contextmanager
-def plain() -> Iterator[None]:
-    """Raises ServiceError with the sentence in place of pymongo's errors, whose text would fill a task's log."""
-    from pymongo.errors import PyMongoError
-
-    try:
-        yield
-    except PyMongoError as error:
-        raise ServiceError(f"MongoDB: {sentence(error)}") from None

@@ -7,39 +7,28 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import Metadata, Param
+from airflow.sdk import Metadata
 from airflow.sdk.exceptions import AirflowSkipException
 
 from flight_delays.model import promotion
+from flight_delays_airflow.form import field, section
 from flight_delays_airflow.names import AssetName, asset
 
 if TYPE_CHECKING:
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
 MODEL: Final = asset(AssetName.MODEL)
-_MODEL: Final[dict[str, Any]] = {"section": "Model", "type": "integer"}
-_PROMOTION: Final[dict[str, Any]] = {"section": "Promotion"}
 PARAMS: Final = {
-    "trees": Param(20, **_MODEL, minimum=1, maximum=500, title="Number of trees", description="Trees of the forest"),
-    "depth": Param(
-        10, **_MODEL, minimum=1, maximum=20, title="Maximum tree depth", description="Levels below the root"
+    **section(
+        "Model",
+        trees=field(20, "integer", "Number of trees", "Trees of the forest", minimum=1, maximum=500),
+        depth=field(10, "integer", "Maximum tree depth", "Levels below the root", minimum=1, maximum=20),
+        seed=field(42, "integer", "Random seed", "Seed of the training", minimum=0, maximum=2**31 - 1),
     ),
-    "seed": Param(42, **_MODEL, minimum=0, maximum=2**31 - 1, title="Random seed", description="Seed of the training"),
-    "holdout_months": Param(
-        2,
-        **_PROMOTION,
-        type="integer",
-        minimum=1,
-        maximum=12,
-        title="Holdout",
-        description="Number of months at the end",
-    ),
-    "force": Param(
-        False,
-        **_PROMOTION,
-        type="boolean",
-        title="Force",
-        description="Whether to promote a model that fails the checks",
+    **section(
+        "Promotion",
+        holdout_months=field(2, "integer", "Holdout", "Number of months at the end", minimum=1, maximum=12),
+        force=field(False, "boolean", "Force", "Whether to promote a model that fails the checks"),
     ),
 }
 

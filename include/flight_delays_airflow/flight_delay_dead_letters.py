@@ -6,51 +6,29 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any, Final
 
-from airflow.sdk import Param
-
-from flight_delays.contract import REQUEST_TOPIC, Collection, Reason
+from flight_delays.contract import Collection, Reason
+from flight_delays.settings import get_settings
+from flight_delays_airflow.form import field, section
 from flight_delays_airflow.mongo import database
-from flight_delays_airflow.names import KAFKA_CANARY_CONNECTION, KAFKA_CONNECTION
+from flight_delays_airflow.names import KAFKA_CONNECTION
 
-_ACTION: Final[dict[str, Any]] = {"section": "Action"}
-_CHOSEN: Final[dict[str, Any]] = {"section": "Chosen requests", "type": "array"}
-_REPLAY: Final[dict[str, Any]] = {"section": "Replay"}
-_TEXT: Final = {"type": "string"}
 PARAMS: Final = {
-    "replay": Param(
-        False,
-        **_ACTION,
-        type="boolean",
-        title="Replay",
-        description="Whether to send the chosen requests, or only to report",
+    **section(
+        "Action",
+        replay=field(False, "boolean", "Replay", "Whether to send the chosen requests, or only to report"),
+        hours=field(24, "number", "Period", "Hours up to now, for report and reasons", exclusiveMinimum=0),
     ),
-    "hours": Param(
-        24,
-        **_ACTION,
-        type="number",
-        exclusiveMinimum=0,
-        title="Period",
-        description="Hours up to now, for report and reasons",
+    **section(
+        "Chosen requests",
+        reasons=field([], "array", "Reasons", "Reasons of rejections", items={"enum": list(Reason)}),
+        uuids=field([], "array", "UUIDs", "UUIDs of requests", items={"type": "string"}),
+        ids=field([], "array", "Document ids", "`_id`s of rejected documents", items={"type": "string"}),
     ),
-    "reasons": Param([], **_CHOSEN, items={"enum": list(Reason)}, title="Reasons", description="Reasons of rejections"),
-    "uuids": Param([], **_CHOSEN, items=_TEXT, title="UUIDs", description="UUIDs of requests"),
-    "ids": Param([], **_CHOSEN, items=_TEXT, title="Document ids", description="`_id`s of rejected documents"),
-    "changes": Param(
-        None,
-        **_REPLAY,
-        type=["null", "object"],
-        title="Changes",
-        description='Fields for each message, e.g. {"DepDelay": 5}',
-    ),
-    "again": Param(
-        False,
-        **_REPLAY,
-        type="boolean",
-        title="Repetition",
-        description="Whether to replay again what was replayed before",
-    ),
-    "limit": Param(
-        1000, **_REPLAY, type="integer", minimum=1, title="Limit", description="Maximum number of messages in a replay"
+    **section(
+        "Replay",
+        changes=field(None, ["null", "object"], "Changes", 'Fields for each message, e.g. {"DepDelay": 5}'),
+        again=field(False, "boolean", "Repetition", "Whether to replay again what was replayed before"),
+        limit=field(1000, "integer", "Limit", "Maximum number of messages in a replay", minimum=1),
     ),
 }
 
@@ -71,7 +49,6 @@ def replay_is_set(params: Mapping[str, Any]) -> bool:
 
 def replay(params: Mapping[str, Any]) -> dict[str, Any]:
     """Puts the chosen requests back on their topic; see dead_letters.replay."""
-    from airflow.providers.apache.kafka.hooks.consume import KafkaConsumerHook
     from airflow.providers.apache.kafka.hooks.produce import KafkaProducerHook
 
     from flight_delays.answers import dead_letters
@@ -80,14 +57,9 @@ def replay(params: Mapping[str, Any]) -> dict[str, Any]:
         documents = db[Collection.REJECTED]
         filters = {name: params[name] for name in ("reasons", "uuids", "ids", "limit")}
         chosen = dead_letters.choose(documents, since=_since(params), **filters)
-        # Not get_consumer(): that would join the connection's group. This one reads at places of its own.
-        consumer = KafkaConsumerHook([REQUEST_TOPIC], KAFKA_CANARY_CONNECTION).get_conn
-        try:
-            producer = KafkaProducerHook(KAFKA_CONNECTION).get_producer()
-            options = {name: params[name] for name in ("changes", "again")}
-            return dead_letters.replay(documents, chosen, consumer, producer, **options)
-        finally:
-            consumer.close()
+        producer = KafkaProducerHook(KAFKA_CONNECTION).get_producer()
+        options = {name: params[name] for name in ("changes", "again")}
+        return dead_letters.replay(documents, chosen, get_settings(), producer, **options)
 
 
 def _since(params: Mapping[str, Any]) -> dt.datetime:

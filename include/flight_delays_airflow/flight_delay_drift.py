@@ -6,34 +6,20 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any, Final
 
-from airflow.sdk import Param
-
 from flight_delays.settings import get_settings
+from flight_delays_airflow.form import TEXT, field, section
 from flight_delays_airflow.mongo import database
 
-_REQUESTS: Final[dict[str, Any]] = {"section": "Requests"}
+_ALARM: Final = "Distance (0..1) above which the run fails; 0: no maximum"
 PARAMS: Final = {
-    "days": Param(
-        7, **_REQUESTS, type="number", exclusiveMinimum=0, title="Period", description="Days of requests, up to now"
+    **section(
+        "Requests",
+        days=field(7, "number", "Period", "Days of requests, up to now", exclusiveMinimum=0),
+        replay=field(None, TEXT, "Replay", "Id of a replay; empty: people's requests"),
+        at_least=field(100, "integer", "Minimum", "Number of flights for a comparison", minimum=1),
     ),
-    "replay": Param(
-        None,
-        **_REQUESTS,
-        type=["null", "string"],
-        title="Replay",
-        description="Id of a replay; empty: people's requests",
-    ),
-    "at_least": Param(
-        100, **_REQUESTS, type="integer", minimum=1, title="Minimum", description="Number of flights for a comparison"
-    ),
-    "alarm": Param(
-        get_settings().drift_alarm,
-        type="number",
-        minimum=0,
-        maximum=1,
-        section="Alarm",
-        title="Maximum distance",
-        description="Distance (0..1) above which the run fails; 0: no maximum",
+    **section(
+        "Alarm", alarm=field(get_settings().drift_alarm, "number", "Maximum distance", _ALARM, minimum=0, maximum=1)
     ),
 }
 

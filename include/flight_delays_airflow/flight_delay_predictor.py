@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from airflow.sdk import Metadata, Param
+from airflow.sdk import Metadata
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from flight_delays.contract import DagId
@@ -13,25 +13,16 @@ from flight_delays.errors import CanaryError, PredictorError, RegistryError
 from flight_delays.model import registry
 from flight_delays.predictor.state import Action
 from flight_delays.settings import get_settings
+from flight_delays_airflow.form import TEXT, field
 from flight_delays_airflow.mongo import database
 from flight_delays_airflow.names import KAFKA_CONNECTION, AssetName, asset
 
 PREDICTOR: Final = asset(AssetName.PREDICTOR)
+_ACTIONS: Final = "Action; only start, restart and deploy end a stop"
+_VERSION: Final = "Version for `deploy`, as `make models` lists it"
 PARAMS: Final = {
-    "action": Param(
-        Action.RECONCILE.value,
-        type="string",
-        enum=[action.value for action in Action],
-        title="Action",
-        description="Action; only start, restart and deploy end a stop",
-    ),
-    "version": Param(
-        None,
-        type=["null", "string"],
-        pattern=f"^{registry.VERSION_PATTERN}$",
-        title="Model version",
-        description="Version for `deploy`, as `make models` lists it",
-    ),
+    "action": field(Action.RECONCILE.value, "string", "Action", _ACTIONS, enum=[action.value for action in Action]),
+    "version": field(None, TEXT, "Model version", _VERSION, pattern=f"^{registry.VERSION_PATTERN}$"),
 }
 
 
@@ -53,30 +44,24 @@ def create_indexes() -> None:
 
 
 def act(params: Mapping[str, Any], run_id: str, triggering_asset_events: Mapping[Any, Any]) -> Iterator[Metadata]:
-    """Does `params["action"]`, see `reconcile`; updates the asset with what was done."""
-    run = f"{DagId.PREDICTOR.value}/{run_id}"
-    yield Metadata(PREDICTOR, reconcile(params, run, triggering_asset_events))
+    """Does `params["action"]`, see `control.reconcile`; updates the asset with what was done.
 
-
-def reconcile(params: Mapping[str, Any], run: str, events: Mapping[Any, Any]) -> dict[str, Any]:
-    """Does `params["action"]`; returns what was done.
-
-    `run` is "dag_id/run_id"; `events` are those of the assets that triggered it. Raises AirflowSkipException where
-    there is no model yet and nobody in particular asked for one, AirflowFailException with the reason, in one sentence,
-    where it failed: a retry is for the watch, which waits longer each time.
+    Raises AirflowSkipException where there is no model yet and nobody in particular asked for one, AirflowFailException
+    with the reason, in one sentence, where it failed: a retry is for the watch, which waits longer each time.
     """
     from flight_delays.predictor import control
 
     settings = get_settings()
-    action = Action(params["action"])
+    action, reason = Action(params["action"]), _reason(triggering_asset_events)
+    run = f"{DagId.PREDICTOR.value}/{run_id}"
     try:
         if action is Action.RECONCILE and registry.read_pointer(settings.models).champion is None:
             raise AirflowSkipException("there is no model yet; training triggers this DAG again")
         with database() as db:
-            done = control.reconcile(settings, db, action, params["version"], reason=_reason(events), dag_run=run)
+            done = control.reconcile(settings, db, action, params["version"], reason=reason, dag_run=run)
     except (PredictorError, CanaryError, RegistryError) as error:
         raise AirflowFailException(str(error)) from error
-    return done.summary()
+    yield Metadata(PREDICTOR, done.summary())
 
 
 def _reason(events: Mapping[Any, Any]) -> str:

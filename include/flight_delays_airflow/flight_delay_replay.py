@@ -6,31 +6,19 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any, Final
 
-from airflow.sdk import Param
-
-from flight_delays.errors import RegistryError
-from flight_delays.model import registry
 from flight_delays.settings import get_settings
+from flight_delays_airflow.form import field, section
 from flight_delays_airflow.mongo import database
 from flight_delays_airflow.names import KAFKA_CONNECTION
 
-_FLIGHTS: Final[dict[str, Any]] = {"section": "Flights"}
-_DAY: Final[dict[str, Any]] = {**_FLIGHTS, "type": "string", "format": "date"}
 PARAMS: Final = {
-    "first": Param("2013-12-01", **_DAY, title="First day", description="First day of departure"),
-    "last": Param("2013-12-31", **_DAY, title="Last day", description="Last day of departure"),
-    "limit": Param(
-        None, **_FLIGHTS, type=["null", "integer"], minimum=1, title="Limit", description="Maximum number of flights"
+    **section(
+        "Flights",
+        first=field("2013-12-01", "string", "First day", "First day of departure", format="date"),
+        last=field("2013-12-31", "string", "Last day", "Last day of departure", format="date"),
+        limit=field(None, ["null", "integer"], "Limit", "Maximum number of flights", minimum=1),
     ),
-    "rate": Param(
-        50,
-        section="Speed",
-        type="number",
-        exclusiveMinimum=0,
-        maximum=1000,
-        title="Rate",
-        description="Flights per second",
-    ),
+    **section("Speed", rate=field(50, "number", "Rate", "Flights per second", exclusiveMinimum=0, maximum=1000)),
 }
 
 
@@ -40,18 +28,11 @@ def replay(params: Mapping[str, Any], run_id: str) -> dict[str, Any]:
 
     from flight_delays.answers import replay
 
-    settings = get_settings()
     first, last = (dt.date.fromisoformat(params[name]) for name in ("first", "last"))
     plan = replay.Plan(first, last, params["rate"], params["limit"])
 
-    def expected(version: str) -> dict[str, Any]:
-        try:
-            return registry.load_metadata(settings.models, version).metrics.model_dump()
-        except RegistryError:
-            return {}
-
     with database() as db:
         producer = KafkaProducerHook(KAFKA_CONNECTION).get_producer()
-        score = replay.run(run_id, plan, settings.records, db, producer, expected=expected)
+        score = replay.run(run_id, plan, get_settings(), db, producer)
     times = {name: score[name].isoformat(timespec="seconds") for name in ("StartedAt", "UpdatedAt")}
     return {name: value for name, value in {**score, **times}.items() if name != "Curve"}

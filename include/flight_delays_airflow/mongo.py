@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from flight_delays.contract import DATABASE
-from flight_delays.errors import plain
+from flight_delays.errors import ServiceError, sentence
 from flight_delays_airflow.names import MONGO_CONNECTION
 
 if TYPE_CHECKING:
@@ -16,9 +16,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def database() -> Iterator[Database[dict[str, Any]]]:
-    """The project's database; its times come with their zone, UTC. Closed when the task leaves the block."""
+    """The project's database; its times come with their zone, UTC. Closed when the task leaves the block.
+
+    Raises ServiceError, one sentence, in place of pymongo's errors, whose text would fill a task's log.
+    """
     from airflow.providers.mongo.hooks.mongo import MongoHook
     from bson.codec_options import CodecOptions
+    from pymongo.errors import PyMongoError
 
-    with plain(), MongoHook(MONGO_CONNECTION) as hook:
-        yield hook.get_conn().get_database(DATABASE, CodecOptions(tz_aware=True))
+    try:
+        with MongoHook(MONGO_CONNECTION) as hook:
+            yield hook.get_conn().get_database(DATABASE, CodecOptions(tz_aware=True))
+    except PyMongoError as error:
+        raise ServiceError(f"MongoDB: {sentence(error)}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from flight_delays.contract import DATABASE, RESPONSE_TOPIC, Collection
@@ -56,7 +57,6 @@ ALARM_ALIAS: Final = "flight_delay_predictor_unhealthy"
 """The alias by which the health check emits an event of the alarm: a plain outlet would emit one at each success."""
 
 KAFKA_CONNECTION: Final = "kafka_default"
-KAFKA_CANARY_CONNECTION: Final = "kafka_canary"
 MONGO_CONNECTION: Final = "mongo_default"
 SPARK_CONNECTION: Final = "spark_default"
 SMTP_CONNECTION: Final = "smtp_default"
@@ -72,16 +72,17 @@ def asset(name: AssetName, **more: Any) -> Asset:
     return Asset(name=name.value, group=group, uri=uri, **more)
 
 
-def default_args(
-    *, execution_timeout: dt.timedelta = dt.timedelta(minutes=30), retries: int = 3, **more: Any
+def dag_args(
+    file: str, *tags: Tag, execution_timeout: dt.timedelta = dt.timedelta(minutes=30), retries: int = 3
 ) -> dict[str, Any]:
-    """What every task gets: owner, time limit, and retries after 10, 20, 40 s, but none where the data are to blame.
+    """What every DAG gets: one run at a time, tags, the page beside its file, and its tasks' defaults.
 
-    A `flight_delays.errors.DataError` says that the data or the parameters are wrong: trying again cannot help.
+    Those are owner, time limit, and retries after 10, 20, 40 s, but none where the data are to blame: a
+    `flight_delays.errors.DataError` says that trying again cannot help.
     """
     from flight_delays_airflow.failure import DataErrorsFail
 
-    return {
+    task_args = {
         **_notification(),
         "owner": OWNER,
         "retries": retries,
@@ -90,8 +91,9 @@ def default_args(
         "max_retry_delay": dt.timedelta(minutes=5),
         "retry_policy": DataErrorsFail(),
         "execution_timeout": execution_timeout,
-        **more,
     }
+    page = str(Path(file).with_suffix(".md"))
+    return {"max_active_runs": 1, "tags": [tag.value for tag in tags], "doc_md": page, "default_args": task_args}
 
 
 def _notification() -> dict[str, Any]:

@@ -6,17 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from airflow.sdk import Metadata, Param
+from airflow.sdk import Metadata
 
 from flight_delays.contract import Collection
 from flight_delays.data import distances
 from flight_delays.settings import get_settings
+from flight_delays_airflow.form import TEXT, field
 from flight_delays_airflow.mongo import database
 from flight_delays_airflow.names import AssetName, asset
 
 DISTANCES: Final = asset(AssetName.DISTANCES)
 _PAIRS: Final = "URL or path of JSON Lines with distances in statute miles; empty: the project's own file"
-PARAMS: Final = {"path_or_url": Param(None, type=["null", "string"], title="Distances", description=_PAIRS)}
+PARAMS: Final = {"path_or_url": field(None, TEXT, "Distances", _PAIRS)}
 
 
 def download(params: dict[str, Any]) -> str:

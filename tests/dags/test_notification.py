@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flight_delays.settings import get_settings
-from flight_delays_airflow.names import default_args
+from flight_delays_airflow.names import dag_args
 from stack.services import _smtp_connection
 
 
@@ -41,7 +41,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_nobody_is_told_unless_they_ask(fresh: pytest.MonkeyPatch) -> None:
-    assert "on_failure_callback" not in default_args()
+    assert "on_failure_callback" not in dag_args(__file__)["default_args"]
 
 
 def test_a_failed_task_is_told_by_mail(fresh: pytest.MonkeyPatch) -> None:
@@ -53,7 +53,7 @@ def test_a_failed_task_is_told_by_mail(fresh: pytest.MonkeyPatch) -> None:
         fresh.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps(_smtp_connection(get_settings())))
         task = SimpleNamespace(task_id="act", dag_id="flight_delay_predictor", log_url="http://127.0.0.1/log")
         context = {"ti": task, "run_id": "manual__1", "exception": ValueError("model <x> is missing")}
-        default_args()["on_failure_callback"](context)
+        dag_args(__file__)["default_args"]["on_failure_callback"](context)
         server.shutdown()
     [raw] = MailServer.received
     mail: Message = message_from_bytes(raw)

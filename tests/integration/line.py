@@ -14,8 +14,9 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from flight_delays.contract import CLIENT_ID, REQUEST_TOPIC, DagId
-from flight_delays.errors import PredictorError
+from flight_delays.errors import BrokerError, PredictorError
 from flight_delays.infra import mongo
+from flight_delays.infra.kafka import ends
 from flight_delays.predictor import control, engine
 from flight_delays.predictor.control import Outcome
 from flight_delays.predictor.handover import committed
@@ -87,7 +88,14 @@ def create_topic(stack: Stack, kind: str, partitions: int = 2, **config: str) ->
     admin = AdminClient({"bootstrap.servers": stack.settings.kafka_bootstrap})
     options = {key.replace("_", "."): value for key, value in config.items()}
     admin.create_topics([NewTopic(name, partitions, 1, config=options)])[name].result(20)
-    until(lambda: name in admin.list_topics(timeout=10).topics, 20, "the topic")
+
+    def answers() -> bool:
+        try:
+            return len(ends(stack.settings, name)) == partitions
+        except BrokerError:  # a new topic has no leader for a moment
+            return False
+
+    until(answers, 20, "the topic")
     return name
 
 

@@ -18,7 +18,7 @@ from pymongo.errors import PyMongoError
 
 from flight_delays.contract import REQUEST_TOPIC, Collection
 from flight_delays.infra import mongo
-from flight_delays.predictor.control import Result
+from flight_delays.predictor.events import Kind
 from flight_delays.predictor.state import read_state
 from flight_delays.settings import PROJECT, Settings
 from stack import backup, console, state
@@ -72,13 +72,20 @@ def test_a_backup_brings_everything_back(old: Stack, tmp_path: Path) -> None:
     assert len(files) > 10
     assert not [path for path in files if path.stat().st_mode & 0o077]
 
-    with running(settings, "spark"):
+    with running(settings) as stack:
         with pytest.raises(StepFailedError, match="running"):
             backup.restore(settings, path, force=True)
         with pytest.raises(StepFailedError, match="running"):
             backup.backup(settings, tmp_path / "hot.tar.gz", may_stop=False)
         with pytest.raises(StepFailedError, match="started with other code"):
             backup.backup(settings, tmp_path / "hot.tar.gz")
+        outcome = reconcile(settings)
+        assert outcome.result is Kind.REPAIRED, "it goes on from its checkpoint"
+        assert outcome.deployment.version == EXPECTED["champion"]
+        for uuid in EXPECTED["pending"]:  # sent before the backup, and not answered yet
+            assert answer(stack, uuid)["status"] == "OK"
+        for uuid, known in EXPECTED["answers"].items():
+            assert answer(stack, uuid) == known
 
 
 @contextmanager
@@ -140,13 +147,13 @@ def test_an_own_mongodb_newer_than_the_backup_keeps_its_answers(external: Stack,
     settings = external.settings
     path = backup.backup(settings, tmp_path / "backup.tar.gz")
     with running(settings) as stack:
-        assert reconcile(settings).result is Result.REPAIRED
+        assert reconcile(settings).result is Kind.REPAIRED
         submitted = submit_flight(settings, 60)["prediction"]["UUID"]
         known = {uuid: answer(stack, uuid) for uuid in (submitted, *EXPECTED["pending"])}
     backup.restore(settings, path, force=True)
     with running(settings) as stack:
         outcome = reconcile(settings)
-        assert outcome.result is Result.STARTED
+        assert outcome.result is Kind.STARTED
         assert outcome.deployment.generation == EXPECTED["generation"] + 2, "two deployments never share a number"
         new = submit_flight(settings, 60)["prediction"]
         assert (new["ModelVersion"], new["Deployment"]) == (EXPECTED["champion"], outcome.deployment.generation)

@@ -4,7 +4,7 @@ proves anything."""
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from confluent_kafka import Producer
 
 from flight_delays.contract import ANSWER_PLACE
 from flight_delays.errors import CanaryError
-from flight_delays.infra.kafka import ends, first_messages
+from flight_delays.infra.kafka import ends, messages_at
 from flight_delays.predictor import canary, workload
 from tests.conftest import Stack
 from tests.integration.line import compressed, create_topic, put_bomb, until
@@ -54,10 +54,12 @@ class Topics:
             self._producer.produce(self.response, value, key=key)
         assert self._producer.flush(10) == 0
 
-    def canaries(self) -> list[str]:
+    def canaries(self, proof: Future[list[str]]) -> list[str]:
         """The UUIDs of the canaries on the request topic, once there is one in each partition."""
-        until(lambda: min(ends(self._settings, self.request)) > 0, 20, "the canaries")
-        found = first_messages(self._settings, self.request, {0: 0, 1: 0}, 20)
+        until(lambda: proof.done() or min(ends(self._settings, self.request)) > 0, 20, "the canaries")
+        if proof.done():
+            proof.result()  # raises why there are none
+        found = messages_at(self._settings, self.request, {0: 0, 1: 0}, 20)
         return [json.loads(found[partition].value() or b"")["UUID"] for partition in (0, 1)]
 
 
@@ -77,27 +79,27 @@ def fields(uuid: str, partition: int, **changes: Any) -> bytes:
 def test_whatever_lies_among_the_answers_the_canaries_come_back(stack: Stack, topics: Topics) -> None:
     with ThreadPoolExecutor() as threads:
         proof = threads.submit(canary.prove, stack.settings, DEPLOYMENT, 30)
-        uuids = topics.canaries()
+        uuids = topics.canaries(proof)
         topics.answer(*FOREIGN)
         topics.answer(*FOREIGN, key=b"\xff")
         topics.answer(*(fields(uuid, partition) for partition, uuid in enumerate(uuids)))
-        assert proof.result()[0] == uuids
+        assert proof.result() == uuids
 
 
 def test_a_batch_that_cannot_be_read_among_the_answers_hides_none(stack: Stack, topics: Topics) -> None:
     with ThreadPoolExecutor() as threads, compressed(stack, topics.response):
         proof = threads.submit(canary.prove, stack.settings, DEPLOYMENT, 30)
-        uuids = topics.canaries()
+        uuids = topics.canaries(proof)
         for partition in (0, 1):
             put_bomb(stack, topics.response, partition=partition)
         topics.answer(*(fields(uuid, partition) for partition, uuid in enumerate(uuids)))
-        assert proof.result()[0] == uuids
+        assert proof.result() == uuids
 
 
 def test_an_answer_of_nobody_proves_nothing(stack: Stack, topics: Topics) -> None:
     with ThreadPoolExecutor() as threads:
         proof = threads.submit(canary.prove, stack.settings, DEPLOYMENT, 4)
-        for partition, uuid in enumerate(topics.canaries()):
+        for partition, uuid in enumerate(topics.canaries(proof)):
             topics.answer(fields(uuid, partition, Deployment=True), fields(uuid, partition, Deployment="1"))
         with pytest.raises(CanaryError, match="partition 0, 1"):
             proof.result()

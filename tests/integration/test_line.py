@@ -23,7 +23,6 @@ from confluent_kafka import Consumer
 from flight_delays.contract import RESPONSE_TOPIC, Collection, DagId
 from flight_delays.data.records import Manifest
 from flight_delays.infra import mongo
-from flight_delays.infra.kafka import partition_of
 from flight_delays.model import registry
 from flight_delays.predictor import engine
 from flight_delays.predictor.events import Event, Kind, last_events
@@ -117,34 +116,6 @@ def test_up_waits_for_what_restarts(line: Stack) -> None:
         line.await_ready("mongo")
 
 
-def test_a_second_message_with_the_same_uuid_changes_nothing(line: Stack) -> None:
-    first = flight()
-    put(line, json.dumps(first).encode(), key=first["UUID"])
-    before = answer(line, first["UUID"])
-    put(line, json.dumps(first | {"DepDelay": 200.0}).encode(), key=first["UUID"])
-    after_it = flight()
-    while partition_of(after_it["UUID"], 2) != partition_of(first["UUID"], 2):
-        after_it["UUID"] = str(uuid4())
-    put(line, json.dumps(after_it).encode(), key=after_it["UUID"])
-    assert answer(line, after_it["UUID"])["status"] == "OK"
-    assert answer(line, first["UUID"]) == before
-
-
-def test_a_prediction_replaces_a_rejection_in_the_answer(line: Stack) -> None:
-    message = flight()
-    put(line, json.dumps(message | {"DepDelay": "5"}).encode())
-    assert answer(line, message["UUID"])["status"] == "REJECTED"
-    put(line, json.dumps(message).encode())
-    until(lambda: answer(line, message["UUID"], 0)["status"] == "OK", 20, "the prediction")
-
-
-def test_the_predictor_is_found_again_and_left_alone(line: Stack) -> None:
-    before = generation(line)
-    states = run_dag(line, DagId.PREDICTOR)
-    assert states["run"] == states["act"] == "success"
-    assert generation(line) == before
-
-
 def test_the_health_check_proves_predictions(line: Stack) -> None:
     states = run_dag(line, DagId.HEALTH)
     assert states == {
@@ -164,14 +135,6 @@ def test_a_wrong_param_through_airflow_ends_the_log_with_one_sentence(line: Stac
     last = [entry for entry in entries if not entry["event"].startswith("::")][-1]
     assert last["reason"].startswith("url: only source archive takes it")
     assert "error_detail" not in last
-
-
-def test_distances_are_imported_twice_with_the_same_counts(line: Stack) -> None:
-    collection = mongo.connect(line.settings)[Collection.DISTANCES]
-    before = collection.count_documents({})
-    assert before >= 4696
-    assert run_dag(line, DagId.DISTANCES)["run"] == "success"
-    assert collection.count_documents({}) == before
 
 
 def test_maintenance_removes_nothing_that_is_in_use(line: Stack) -> None:

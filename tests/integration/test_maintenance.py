@@ -11,13 +11,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from pymongo.database import Database
 
 from flight_delays import maintenance
 from flight_delays.answers.store import find_answer
 from flight_delays.contract import Collection
 from flight_delays.infra.mongo import database
-from tests.conftest import Stack
+from tests.conftest import Mongo, Stack
 
 pytestmark = pytest.mark.integration
 
@@ -28,7 +27,7 @@ def documents(count: int, days: float, collection: Collection = Collection.RESPO
 
 
 @pytest.mark.parametrize("collection", list(maintenance.TIME_OF))
-def test_old_documents_go_and_young_ones_stay(mongo: Database[dict[str, Any]], collection: Collection) -> None:
+def test_old_documents_go_and_young_ones_stay(mongo: Mongo, collection: Collection) -> None:
     old, young = documents(350, 91, collection), documents(250, 89, collection)
     # at the border they come mixed, as from two partitions; one has no time at all
     mixed = [*old[:300], young[0], *old[300:], {"_id": "timeless"}, *young[1:]]
@@ -42,7 +41,7 @@ def test_old_documents_go_and_young_ones_stay(mongo: Database[dict[str, Any]], c
     assert maintenance.expire(mongo, collection, 90) == 0
 
 
-def test_pages_are_read_from_either_end(mongo: Database[dict[str, Any]]) -> None:
+def test_pages_are_read_from_either_end(mongo: Mongo) -> None:
     events = mongo[Collection.EVENTS]
     events.insert_many([{"_id": n} for n in range(10)])
     events.delete_many({"_id": {"$in": [0, 4]}})  # places are not numbers of order
@@ -59,7 +58,7 @@ def test_pages_are_read_from_either_end(mongo: Database[dict[str, Any]]) -> None
     assert [found["_id"] for found in events.find({"_id": {"$gt": 5}}).skip(2)] == [8, 9]
 
 
-def test_only_checkpoints_that_nobody_needs_go(mongo: Database[dict[str, Any]], tmp_path: Path) -> None:
+def test_only_checkpoints_that_nobody_needs_go(mongo: Mongo, tmp_path: Path) -> None:
     for name, age in (("serving", 30), ("candidate", 30), ("replaced", 30), ("lately", 1)):
         offset = tmp_path / name / "offsets" / "0"
         offset.parent.mkdir(parents=True)
@@ -77,7 +76,7 @@ def test_only_checkpoints_that_nobody_needs_go(mongo: Database[dict[str, Any]], 
 
 
 @pytest.mark.slow
-def test_answers_are_given_while_old_ones_go(stack: Stack, mongo: Database[dict[str, Any]]) -> None:
+def test_answers_are_given_while_old_ones_go(stack: Stack, mongo: Mongo) -> None:
     for _ in range(6):
         mongo[Collection.RESPONSES].insert_many(documents(500, 100))
     ended = threading.Event()
@@ -102,7 +101,7 @@ def test_answers_are_given_while_old_ones_go(stack: Stack, mongo: Database[dict[
 
 
 @pytest.mark.slow
-def test_the_embedded_servers_file_stays_bounded(stack: Stack, mongo: Database[dict[str, Any]]) -> None:
+def test_the_embedded_servers_file_stays_bounded(stack: Stack, mongo: Mongo) -> None:
     """What comes and goes leaves no room taken, over restarts too: 3 times 15,000 documents of 0.5 kB."""
     file = stack.settings.home / "mongo" / "embedded.mv.db"
     sizes = []

@@ -310,9 +310,3 @@ def test_the_payloads_uuid_counts_where_the_key_is_another(line: Stack) -> None:
     requested, predicted = (parse_timestamp(found["prediction"][name]) for name in ("RequestedAt", "PredictedAt"))
     assert dt.timedelta(0) <= predicted - requested < dt.timedelta(minutes=5)
     assert answer(line, other, 0)["status"] == "WAIT"
-
-
-def test_a_records_own_time_does_not_count(line: Stack) -> None:
-    """Spark's source overflows on a record's time far enough ahead: the topic takes the broker's."""
-    put(line, b"{}", timestamp=2**62)
-    good_flights(line)

@@ -10,7 +10,6 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from confluent_kafka import Producer
-from pymongo.database import Database
 
 from flight_delays.answers import drift, replay
 from flight_delays.contract import REQUEST_TOPIC, Collection, DagId
@@ -19,7 +18,7 @@ from flight_delays.errors import DataError
 from flight_delays.infra import mongo
 from flight_delays.model import metrics, registry
 from tests import versions
-from tests.conftest import Stack
+from tests.conftest import Mongo, Stack
 from tests.flights import import_records
 from tests.integration.line import messages_on, run_dag
 
@@ -40,7 +39,7 @@ def november(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(line: Stack, name: str, plan: replay.Plan = PLAN) -> dict[str, Any]:
     producer = Producer({"bootstrap.servers": line.settings.kafka_bootstrap, "partitioner": "consistent"})
-    return replay.run(name, plan, line.settings.records, mongo.connect(line.settings), producer)
+    return replay.run(name, plan, line.settings, mongo.connect(line.settings), producer)
 
 
 def test_a_replay_is_answered_scored_and_kept_apart(line: Stack) -> None:
@@ -106,7 +105,7 @@ def models(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def ask(mongo: Database[dict[str, Any]], november: Path, **changes: Any) -> None:
+def ask(mongo: Mongo, november: Path, **changes: Any) -> None:
     """Answers to people about flights of November, as the sink stores them."""
     plan = replay.Plan(dt.date(2013, 11, 1), dt.date(2013, 11, 30), 1)
     flights = replay.flights(november, plan).sample(2000, random_state=3).assign(**changes)
@@ -120,9 +119,7 @@ def ask(mongo: Database[dict[str, Any]], november: Path, **changes: Any) -> None
 SINCE = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
 
 
-def test_flights_like_those_of_training_have_not_drifted(
-    mongo: Database[dict[str, Any]], november: Path, models: Path
-) -> None:
+def test_flights_like_those_of_training_have_not_drifted(mongo: Mongo, november: Path, models: Path) -> None:
     ask(mongo, november)
     found = drift.report(mongo, models, november, since=SINCE, alarm=0.2)
     assert found["asked"] == 2000
@@ -130,7 +127,7 @@ def test_flights_like_those_of_training_have_not_drifted(
     assert set(found["unseen"].values()) == {0.0}
 
 
-def test_later_flights_to_elsewhere_have_drifted(mongo: Database[dict[str, Any]], november: Path, models: Path) -> None:
+def test_later_flights_to_elsewhere_have_drifted(mongo: Mongo, november: Path, models: Path) -> None:
     ask(mongo, november, DepDelay=300.0, Dest="XXX")
     with pytest.raises(drift.DriftError, match=r"DepDelay.*Dest.*FLIGHTS_DRIFT_ALARM"):
         drift.report(mongo, models, november, since=SINCE, alarm=0.3)
@@ -140,7 +137,7 @@ def test_later_flights_to_elsewhere_have_drifted(mongo: Database[dict[str, Any]]
     assert found["distances"]["Carrier"] < 0.1
 
 
-def test_old_answers_and_too_few_are_not_judged(mongo: Database[dict[str, Any]], november: Path, models: Path) -> None:
+def test_old_answers_and_too_few_are_not_judged(mongo: Mongo, november: Path, models: Path) -> None:
     ask(mongo, november)
     later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
     assert drift.report(mongo, models, november, since=later, alarm=0.01)["asked"] == 0

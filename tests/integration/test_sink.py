@@ -17,7 +17,6 @@ import bson
 import pytest
 from confluent_kafka import Consumer, Message, Producer
 from confluent_kafka.admin import AdminClient
-from pymongo.database import Database
 
 from flight_delays.answers.sink import GROUP, Entry, check, entry, store
 from flight_delays.answers.store import find_answer
@@ -25,35 +24,15 @@ from flight_delays.contract import CLIENT_ID, DEAD_LETTER_TOPIC, REQUEST_TOPIC, 
 from flight_delays.infra.topics import ensure_topics
 from flight_delays.predictor.workload import find_canary
 from flight_delays.settings import Settings
-from tests.conftest import Stack
+from tests import flights
+from tests.conftest import Mongo, Stack
 from tests.integration.line import compressed, put_bomb
 
 pytestmark = pytest.mark.integration
 
-ANSWER: dict[str, Any] = {
-    "Timestamp": "2016-12-24T12:30:15Z",
-    "Carrier": "AA",
-    "FlightDate": "2016-12-25",
-    "FlightNum": "1519",
-    "Origin": "ATL",
-    "Dest": "SFO",
-    "DepDelay": 5.0,
-    "Distance": 2139.0,
-    "DayOfYear": 360,
-    "DayOfMonth": 25,
-    "DayOfWeek": 7,
-    "Route": "ATL-SFO",
-    "Prediction": 2,
-    "Probability": [0.1, 0.2, 0.3, 0.4],
-    "ModelVersion": "20260101T000000Z-0123abcd",
-    "Deployment": 3,
-    "RequestPartition": 1,
-    "RequestOffset": 42,
-}
-
 
 def answer(uuid: str, **changes: Any) -> tuple[str, str, bytes]:
-    return RESPONSE_TOPIC, uuid, json.dumps({**ANSWER, "UUID": uuid, **changes}).encode()
+    return RESPONSE_TOPIC, uuid, json.dumps(flights.answer(uuid, **changes)).encode()
 
 
 def produce(settings: Settings, messages: list[tuple[str, str | None, bytes | None]]) -> None:
@@ -87,7 +66,7 @@ def is_ready(settings: Settings) -> bool:
     return True
 
 
-def stored(database: Database[dict[str, Any]], uuids: list[str]) -> bool:
+def stored(database: Mongo, uuids: list[str]) -> bool:
     """Whether exactly these answers are in the collection."""
     responses = database[Collection.RESPONSES]
     if responses.estimated_document_count() < len(uuids):
@@ -110,11 +89,11 @@ def sink(settings: Settings, commit_delay: float = 0) -> Iterator[subprocess.Pop
 
 
 @pytest.fixture
-def settings(stack: Stack, mongo: Database[dict[str, Any]]) -> Settings:
+def settings(stack: Stack, mongo: Mongo) -> Settings:
     return stack.settings
 
 
-def test_the_first_answer_stays(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+def test_the_first_answer_stays(settings: Settings, mongo: Mongo) -> None:
     uuid, twice = str(uuid4()), str(uuid4())
     with sink(settings):
         produce(settings, [answer(uuid)])
@@ -134,29 +113,24 @@ def test_the_first_answer_stays(settings: Settings, mongo: Database[dict[str, An
     assert abs(first.document["PredictedAt"].timestamp() - time.time()) < 60
 
 
-def test_canaries_stay_apart_and_each_deployment_answers(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
-    uuid = str(uuid4())
+def test_canaries_and_replays_stay_apart_and_their_first_answer_stays(settings: Settings, mongo: Mongo) -> None:
+    canary, replayed = str(uuid4()), str(uuid4())
     with sink(settings):
-        produce(settings, [answer(uuid, Canary=True, Deployment=deployment) for deployment in (3, 4, 3)])
-        eventually(lambda: find_canary(mongo, uuid, 3) is not None and find_canary(mongo, uuid, 4) is not None)
-    assert find_canary(mongo, uuid, 5) is None
-    assert find_answer(mongo, uuid) is None
-    assert mongo[Collection.CANARIES].estimated_document_count() == 2
-
-
-def test_replays_stay_apart_and_the_first_answer_stays(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
-    uuid, marker = str(uuid4()), str(uuid4())
-    with sink(settings):
-        produce(settings, [answer(uuid, Replay="run", Prediction=prediction) for prediction in (3, 0)])
-        produce(settings, [answer(marker, Replay="run")])
+        produce(settings, [answer(canary, Canary=True, Deployment=deployment) for deployment in (3, 4, 3)])
+        produce(settings, [answer(replayed, Replay="run", Prediction=prediction) for prediction in (3, 0)])
+        produce(settings, [answer(str(uuid4()), Replay="run")])
+        eventually(lambda: find_canary(mongo, canary, 3) is not None and find_canary(mongo, canary, 4) is not None)
         eventually(lambda: mongo[Collection.REPLAYS].estimated_document_count() == 2)
-    found = mongo[Collection.REPLAYS].find_one({"_id": uuid})
+    assert find_canary(mongo, canary, 5) is None
+    assert mongo[Collection.CANARIES].estimated_document_count() == 2
+    found = mongo[Collection.REPLAYS].find_one({"_id": replayed})
     assert found is not None
     assert (found["Replay"], found["Prediction"]) == ("run", 3)
-    assert find_answer(mongo, uuid) is None
+    assert find_answer(mongo, canary) is None
+    assert find_answer(mongo, replayed) is None
 
 
-def test_poison_is_rejected_and_the_rest_goes_on(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+def test_poison_is_rejected_and_the_rest_goes_on(settings: Settings, mongo: Mongo) -> None:
     poisoned, good = str(uuid4()), [str(uuid4()) for _ in range(8)]
     letter = {"reason": "wrong_type", "payload": "{", "payload_bytes": 1, "partition": 1, "offset": 99, "UUID": good[0]}
     deep: Any = {}
@@ -200,7 +174,7 @@ def test_poison_is_rejected_and_the_rest_goes_on(settings: Settings, mongo: Data
     ("topic", "codec"), [(RESPONSE_TOPIC, "gzip"), (RESPONSE_TOPIC, "zstd"), (DEAD_LETTER_TOPIC, "lz4")]
 )
 def test_a_bomb_is_rejected_and_the_rest_goes_on(
-    codec: str, topic: str, stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
+    codec: str, topic: str, stack: Stack, settings: Settings, mongo: Mongo
 ) -> None:
     uuids = [str(uuid4()) for _ in range(40)]
     with compressed(stack, topic):
@@ -224,7 +198,7 @@ def test_a_bomb_is_rejected_and_the_rest_goes_on(
 
 
 def test_a_bomb_that_is_met_again_after_a_rebalance_is_left_out_again(
-    stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
+    stack: Stack, settings: Settings, mongo: Mongo
 ) -> None:
     uuids = [str(uuid4()) for _ in range(10)]
     with compressed(stack, RESPONSE_TOPIC):
@@ -242,9 +216,7 @@ def test_a_bomb_that_is_met_again_after_a_rebalance_is_left_out_again(
     assert mongo[Collection.REJECTED].estimated_document_count() == 2
 
 
-def test_a_topic_that_is_recreated_under_the_sink_is_read(
-    stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
-) -> None:
+def test_a_topic_that_is_recreated_under_the_sink_is_read(stack: Stack, settings: Settings, mongo: Mongo) -> None:
     before, behind = ([str(uuid4()) for _ in range(count)] for count in (200, 10))
 
     def put_bombs() -> None:
@@ -263,9 +235,7 @@ def test_a_topic_that_is_recreated_under_the_sink_is_read(
         eventually(lambda: stored(mongo, before + behind), 60)
 
 
-def test_every_answer_on_a_recreated_topic_is_stored(
-    stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
-) -> None:
+def test_every_answer_on_a_recreated_topic_is_stored(stack: Stack, settings: Settings, mongo: Mongo) -> None:
     before, behind = ([str(uuid4()) for _ in range(count)] for count in (200, 600))
     with sink(settings):
         produce(settings, [answer(uuid) for uuid in before])
@@ -277,9 +247,7 @@ def test_every_answer_on_a_recreated_topic_is_stored(
         eventually(lambda: stored(mongo, before + behind))
 
 
-def test_the_second_rejection_at_a_place_is_kept_beside_the_first(
-    settings: Settings, mongo: Database[dict[str, Any]]
-) -> None:
+def test_the_second_rejection_at_a_place_is_kept_beside_the_first(settings: Settings, mongo: Mongo) -> None:
     def letter(uuid: str, sha256: str) -> tuple[str, str, bytes]:
         fields = {"reason": "empty", "payload_bytes": 0, "partition": 0, "offset": 7, "payload_sha256": sha256}
         return DEAD_LETTER_TOPIC, uuid, json.dumps({**fields, "UUID": uuid}).encode()
@@ -301,7 +269,7 @@ def test_the_second_rejection_at_a_place_is_kept_beside_the_first(
         assert document["UUID"] == first
 
 
-def test_what_mongodb_refuses_is_rejected(mongo: Database[dict[str, Any]]) -> None:
+def test_what_mongodb_refuses_is_rejected(mongo: Mongo) -> None:
     uuid = str(uuid4())
 
     def message(offset: int) -> Message:
@@ -317,9 +285,7 @@ def test_what_mongodb_refuses_is_rejected(mongo: Database[dict[str, Any]]) -> No
         assert "MongoDB refused it" in document["detail"]
 
 
-def test_nothing_is_lost_while_mongodb_is_away(
-    stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
-) -> None:
+def test_nothing_is_lost_while_mongodb_is_away(stack: Stack, settings: Settings, mongo: Mongo) -> None:
     uuids = [str(uuid4()) for _ in range(1200)]
     with sink(settings) as process:
         produce(settings, [answer(uuid) for uuid in uuids[:400]])
@@ -333,9 +299,7 @@ def test_nothing_is_lost_while_mongodb_is_away(
         assert process.poll() is None
 
 
-def test_partitions_that_come_during_an_outage_lose_nothing(
-    stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]
-) -> None:
+def test_partitions_that_come_during_an_outage_lose_nothing(stack: Stack, settings: Settings, mongo: Mongo) -> None:
     uuids = [str(uuid4()) for _ in range(40)]
     with sink(settings):
         with sink(settings) as other:
@@ -350,7 +314,7 @@ def test_partitions_that_come_during_an_outage_lose_nothing(
         eventually(lambda: stored(mongo, uuids))
 
 
-def test_kill_9_of_mongodb_loses_nothing(stack: Stack, settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+def test_kill_9_of_mongodb_loses_nothing(stack: Stack, settings: Settings, mongo: Mongo) -> None:
     uuids = [str(uuid4()) for _ in range(3000)]
     with sink(settings):
         for begin in range(0, len(uuids), 1000):
@@ -361,9 +325,7 @@ def test_kill_9_of_mongodb_loses_nothing(stack: Stack, settings: Settings, mongo
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_sink_that_ends_in_the_middle_loses_nothing(
-    settings: Settings, mongo: Database[dict[str, Any]], how: signal.Signals
-) -> None:
+def test_a_sink_that_ends_in_the_middle_loses_nothing(settings: Settings, mongo: Mongo, how: signal.Signals) -> None:
     uuids = [str(uuid4()) for _ in range(4000)]
     responses = mongo[Collection.RESPONSES]
     produce(settings, [answer(uuid) for uuid in uuids[:2000]])
@@ -381,7 +343,7 @@ def test_a_sink_that_ends_in_the_middle_loses_nothing(
     assert first.items() <= again.items()
 
 
-def test_offsets_follow_the_writes_after_a_while(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+def test_offsets_follow_the_writes_after_a_while(settings: Settings, mongo: Mongo) -> None:
     uuid, later = str(uuid4()), str(uuid4())
     responses = mongo[Collection.RESPONSES]
     produce(settings, [answer(uuid)])
@@ -399,16 +361,13 @@ def test_offsets_follow_the_writes_after_a_while(settings: Settings, mongo: Data
 
 
 def test_the_check_tells_whether_a_sink_reads(settings: Settings) -> None:
-    command = [sys.executable, "-m", "flight_delays.answers.sink", "--check"]
-    environment = os.environ | settings.environment
     with sink(settings):
-        assert subprocess.run(command, check=False, env=environment).returncode == 0
-    absent = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    assert absent.returncode == 1
-    assert f"{RESPONSE_TOPIC}-0" in absent.stderr
+        check(settings)
+    with pytest.raises(RuntimeError, match=f"does not read .*{RESPONSE_TOPIC}-0"):
+        check(settings)
 
 
-def test_twenty_thousand_at_once_are_all_stored(settings: Settings, mongo: Database[dict[str, Any]]) -> None:
+def test_twenty_thousand_at_once_are_all_stored(settings: Settings, mongo: Mongo) -> None:
     uuids = [str(uuid4()) for _ in range(20_000)]
     produce(settings, [answer(uuid) for uuid in uuids])
     with sink(settings):

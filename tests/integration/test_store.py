@@ -9,22 +9,20 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from pymongo.database import Database
-from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from flight_delays.answers.store import expire_canaries, find_answer, last_predictions
 from flight_delays.contract import Collection
-from flight_delays.infra.mongo import connect, ensure_indexes
+from flight_delays.infra.mongo import ensure_indexes
 from flight_delays.predictor.workload import canary_id, find_canary
-from flight_delays.settings import Settings
-from tests.conftest import Stack
+from tests.conftest import Mongo, Stack
 
 pytestmark = pytest.mark.integration
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
-def test_indexes_may_be_ensured_again_and_hold(mongo: Database[dict[str, Any]]) -> None:
+def test_indexes_may_be_ensured_again_and_hold(mongo: Mongo) -> None:
     ensure_indexes(mongo)
     ensure_indexes(mongo)
     distances = mongo[Collection.DISTANCES].index_information()
@@ -32,7 +30,7 @@ def test_indexes_may_be_ensured_again_and_hold(mongo: Database[dict[str, Any]]) 
     assert [("UUID", 1)] in [index["key"] for index in mongo[Collection.REJECTED].index_information().values()]
 
 
-def test_an_answer_is_found_and_a_prediction_comes_before_a_rejection(mongo: Database[dict[str, Any]]) -> None:
+def test_an_answer_is_found_and_a_prediction_comes_before_a_rejection(mongo: Mongo) -> None:
     uuid = str(uuid4())
     assert find_answer(mongo, uuid) is None
     mongo[Collection.REJECTED].insert_many(
@@ -47,7 +45,7 @@ def test_an_answer_is_found_and_a_prediction_comes_before_a_rejection(mongo: Dat
     assert (found.status, found.document["Prediction"]) == ("OK", 2)
 
 
-def test_a_rejection_is_found_fast_among_many(mongo: Database[dict[str, Any]]) -> None:
+def test_a_rejection_is_found_fast_among_many(mongo: Mongo) -> None:
     uuids = [str(uuid4()) for _ in range(20_000)]
     for begin in range(0, len(uuids), 1000):
         mongo[Collection.REJECTED].insert_many(
@@ -62,7 +60,7 @@ def test_a_rejection_is_found_fast_among_many(mongo: Database[dict[str, Any]]) -
     assert time.perf_counter() - begin_at < 10  # 0.2 s by the index; a scan of them all takes 0.2 s each time
 
 
-def test_last_predictions_are_the_newest(mongo: Database[dict[str, Any]]) -> None:
+def test_last_predictions_are_the_newest(mongo: Mongo) -> None:
     responses = mongo[Collection.RESPONSES]
     documents = [{"_id": str(uuid4()), "n": n, "PredictedAt": NOW + dt.timedelta(seconds=n)} for n in range(5_000)]
     responses.insert_many(documents)
@@ -72,7 +70,7 @@ def test_last_predictions_are_the_newest(mongo: Database[dict[str, Any]]) -> Non
     assert responses.count_documents({"n": {"$lt": 10}}) == 10
 
 
-def test_canaries_are_found_by_deployment_and_expire(mongo: Database[dict[str, Any]]) -> None:
+def test_canaries_are_found_by_deployment_and_expire(mongo: Mongo) -> None:
     uuid = str(uuid4())
     now = dt.datetime.now(dt.UTC)
     mongo[Collection.CANARIES].insert_many(
@@ -107,7 +105,7 @@ FIRST_CONTACT: list[dict[str, Any]] = [
 ]
 
 
-def test_what_mongosh_and_compass_ask_first_is_answered_or_not_supported(mongo: Database[dict[str, Any]]) -> None:
+def test_what_mongosh_and_compass_ask_first_is_answered_or_not_supported(mongo: Mongo) -> None:
     mongo[Collection.RESPONSES].insert_one({"_id": "one"})
     for command in FIRST_CONTACT:
         database = mongo if {*command} & {"listCollections", "dbStats", "collStats", "explain"} else mongo.client.admin
@@ -115,7 +113,7 @@ def test_what_mongosh_and_compass_ask_first_is_answered_or_not_supported(mongo: 
         assert reply["ok"] == 1 or reply["code"] in NOT_SUPPORTED, (command, reply)
 
 
-def test_aggregations(mongo: Database[dict[str, Any]]) -> None:
+def test_aggregations(mongo: Mongo) -> None:
     answers = mongo[Collection.RESPONSES]
     answers.insert_many([{"_id": str(n), "n": n % 3} for n in range(300)])
     page = answers.aggregate([{"$match": {"n": 1}}, {"$project": {"_id": 1}}], batchSize=7)
@@ -128,16 +126,7 @@ def test_aggregations(mongo: Database[dict[str, Any]]) -> None:
         assert caught.value.code in NOT_SUPPORTED
 
 
-def test_connecting_says_soon_when_nobody_is_there() -> None:
-    database = connect(Settings(mongo_uri="mongodb://127.0.0.1:9/"), serverSelectionTimeoutMS=300)
-    with pytest.raises(ServerSelectionTimeoutError):
-        find_answer(database, str(uuid4()))
-    database.client.close()
-
-
-def test_kill_9_of_the_embedded_server_loses_nothing_acknowledged(
-    stack: Stack, mongo: Database[dict[str, Any]]
-) -> None:
+def test_kill_9_of_the_embedded_server_loses_nothing_acknowledged(stack: Stack, mongo: Mongo) -> None:
     acknowledged: list[str] = []
     stop = threading.Event()
 

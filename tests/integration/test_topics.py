@@ -12,7 +12,7 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaError, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from flight_delays.infra import topics
-from flight_delays.infra.kafka import ends, first_messages
+from flight_delays.infra.kafka import ends, messages_at
 from flight_delays.infra.topics import ensure_topics, topic_id
 from tests.conftest import Stack
 from tests.integration.line import create_topic, put_bomb, until
@@ -68,7 +68,7 @@ def test_a_records_time_is_the_brokers(claimed: int, stack: Stack, admin: AdminC
         end = ends(stack.settings, old_topic)[0]
         if errors != [None]:
             return False
-        kind, milliseconds = first_messages(stack.settings, old_topic, {0: end - 1}, 20)[0].timestamp()
+        kind, milliseconds = messages_at(stack.settings, old_topic, {0: end - 1}, 20)[0].timestamp()
         return kind == TIMESTAMP_LOG_APPEND_TIME and abs(milliseconds / 1000 - time.time()) < 60
 
     until(taken, 20, "the broker's time")
@@ -104,10 +104,10 @@ def test_five_compressed_batches_of_360_megabytes_at_once_do_not_end_the_broker(
 
 
 def test_a_recreated_topic_has_another_id(stack: Stack, admin: AdminClient, old_topic: str) -> None:
-    before = topic_id(admin, old_topic)
+    before = topic_id(stack.settings, old_topic)
     assert before
-    assert topic_id(admin, old_topic) == before
+    assert topic_id(stack.settings, old_topic) == before
     admin.delete_topics([old_topic])[old_topic].result(20)
     admin.create_topics([NewTopic(old_topic, 1, 1)])[old_topic].result(20)
     until(lambda: old_topic in admin.list_topics(timeout=10).topics, 20, "the new topic")
-    assert topic_id(admin, old_topic) not in ("", before)
+    assert topic_id(stack.settings, old_topic) not in ("", before)

@@ -15,8 +15,8 @@ import pytest
 from flight_delays.contract import Collection
 from flight_delays.errors import PredictorError
 from flight_delays.infra import mongo
-from flight_delays.predictor.control import Result
 from flight_delays.predictor.engine import ping
+from flight_delays.predictor.events import Kind
 from flight_delays.predictor.state import read_state
 from flight_delays.settings import LOOPBACK
 from stack import state
@@ -43,7 +43,7 @@ def test_the_state_of_the_first_release_is_taken_over(tmp_path: Path) -> None:
         before = read_state(db).serving
         assert before is not None
         outcome = reconcile(settings)
-        assert outcome.result is Result.REPAIRED  # its engine is another process now
+        assert outcome.result is Kind.REPAIRED  # its engine is another process now
         assert outcome.deployment.version == EXPECTED["champion"]
         assert outcome.deployment.generation == EXPECTED["generation"] + 1
         assert goes_on(settings, before, outcome.deployment), "where the old one stood"

@@ -13,12 +13,13 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from pymongo.errors import BulkWriteError, OperationFailure
 
-from flight_delays.errors import plain, sentence
+from flight_delays.errors import ServiceError, sentence
 from flight_delays.infra import mongo
 from flight_delays.predictor import probe
+from flight_delays.predictor.state import read_state
 from flight_delays.predictor.status import read_status
 from flight_delays.settings import PROJECT, Settings
-from tests.integration.line import check
+from flight_delays_airflow.mongo import database
 
 NOWHERE = "127.0.0.1:1"
 URI = f"mongodb://me:p%40ss@{NOWHERE},127.0.0.1:2/?replicaSet=x&serverSelectionTimeoutMS=100"
@@ -64,12 +65,16 @@ def test_the_error_itself_stays(error: Exception, expected: str) -> None:
     assert sentence(error) == expected
 
 
-def test_no_event_status_or_task_shows_what_the_driver_knows_of_its_servers(away: Settings) -> None:
+def test_no_event_status_or_task_shows_what_the_driver_knows_of_its_servers(
+    away: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = probe.probe(away)
     assert found is not None
     said = [found.reason, *read_status(away).problems]
-    with pytest.raises(RuntimeError) as raised:
-        plain()(check)(away)
+    options = "replicaSet=x&serverSelectionTimeoutMS=100"
+    monkeypatch.setenv("AIRFLOW_CONN_MONGO_DEFAULT", f"mongo://me:p%40ss@127.0.0.1:1/?{options}")
+    with pytest.raises(ServiceError) as raised, database() as db:
+        read_state(db)
     assert raised.value.__suppress_context__, "a task's log would show the driver's own error"
     said.append(str(raised.value))
     for text in said:

@@ -34,14 +34,14 @@ def test_goes_on_at_the_first_request_without_an_answer(answered: set[tuple[int,
     ("bounds", "clamped"),
     [
         ([(0, 10), (20, 25)], {0: 10, 1: 20}),
-        ([(0, 10), (0, 25), (0, 3)], {0: 10, 1: 20, 2: -2}),  # the topic has grown
-        ([(0, 9), (0, 25)], {0: -2, 1: 20}),  # it was made anew
-        ([(0, 10), (21, 25)], {0: 10, 1: -2}),  # it no longer keeps what was not answered
+        ([(0, 10), (0, 25), (0, 3)], {0: 10, 1: 20, 2: 0}),  # the topic has grown
+        ([(3, 9), (0, 25)], {0: 3, 1: 20}),  # it was made anew
+        ([(0, 10), (21, 25)], {0: 10, 1: 21}),  # it no longer keeps what was not answered
         ([(0, 10)], {0: 10}),
     ],
 )
 def test_spark_gets_an_offset_for_each_partition(bounds: list[tuple[int, int]], clamped: dict[int, int]) -> None:
-    assert clamp_offsets({0: 10, 1: 20}, bounds) == clamped
+    assert clamp_offsets({0: 10, 1: 20}, dict(enumerate(bounds))) == clamped
 
 
 def test_the_last_batch_that_was_committed_counts(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_the_report_of_dead_letters_shows_it() -> None:
     example = {"RejectedAt": "2026", "id": "topic-0-1", "UUID": EVIL + "\nforged", "payload": EVIL}
     group = {"rejected": 1, "replayed": 0, "reason": "invalid", "field": EVIL, "examples": [example]}
     shown = dead_letters.as_text({"rejected": 1, "replayed": 0, "since": "2026", "groups": [group]})
-    assert len(shown.splitlines()) == 4
+    assert len(shown.splitlines()) == 3
     assert ESCAPED + r"\nforged" in shown
 
 

@@ -8,7 +8,8 @@ import socket
 import threading
 import time
 
-from flight_delays.predictor.probe import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Backoff, Part, Unhealthy
+from flight_delays.predictor.probe import Backoff, Part, Unhealthy
+from flight_delays.predictor.timeouts import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
 from flight_delays.settings import LOOPBACK, Settings
 from flight_delays_airflow.watch import PredictorWatch
 

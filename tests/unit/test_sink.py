@@ -14,29 +14,10 @@ from hypothesis import strategies as st
 
 from flight_delays.answers.sink import entry
 from flight_delays.contract import DEAD_LETTER_TOPIC, RESPONSE_TOPIC, Collection, Reason
+from tests.flights import answer
 
 UUID = "8f14e45f-ceea-467a-9af0-1f2e3d4c5b6a"
-ANSWER = {
-    "UUID": UUID,
-    "Timestamp": "2016-12-24T12:30:15.123456789+01:00",
-    "Carrier": "AA",
-    "FlightDate": "2016-12-25",
-    "FlightNum": "1519",
-    "Origin": "ATL",
-    "Dest": "SFO",
-    "DepDelay": 5.0,
-    "Distance": 2139.0,
-    "DayOfYear": 360,
-    "DayOfMonth": 25,
-    "DayOfWeek": 7,
-    "Route": "ATL-SFO",
-    "Prediction": 2,
-    "Probability": [0.1, 0.2, 0.3, 0.4],
-    "ModelVersion": "20260101T000000Z-0123abcd",
-    "Deployment": 3,
-    "RequestPartition": 1,
-    "RequestOffset": 42,
-}
+ANSWER = answer(UUID)
 LETTER = {
     "reason": "out_of_range",
     "field": "DepDelay",

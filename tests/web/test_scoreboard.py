@@ -6,10 +6,10 @@ import datetime as dt
 from typing import Any
 
 from flask.testing import FlaskClient
-from pymongo.database import Database
 
 from flight_delays.answers.scoreboard import Scoreboard
 from flight_delays.contract import Collection
+from tests.conftest import Mongo
 
 PAGE = "/flights/delays/scoreboard"
 
@@ -29,7 +29,7 @@ def test_without_replays_there_is_nothing_to_show(client: FlaskClient) -> None:
     assert client.get(f"{PAGE}/score").json == {"replays": [], "score": None}
 
 
-def test_the_newest_replay_is_shown_and_others_by_their_id(client: FlaskClient, mongo: Database[Any]) -> None:
+def test_the_newest_replay_is_shown_and_others_by_their_id(client: FlaskClient, mongo: Mongo) -> None:
     mongo[Collection.SCOREBOARD].insert_many([replay("first"), replay("second", 0, "running")])
     newest = client.get(f"{PAGE}/score").json
     assert newest is not None

@@ -1,4 +1,4 @@
-"""Requests and answers: sink, rejected messages, replays, scoreboard, drift; reads all other packages.
+"""Answers: sink, rejected messages, replays, scoreboard, drift; reads all other packages.
 
-Import the modules: `sink`, `request`, `store`, `dead_letters`, `replay`, `scoreboard`, `drift`.
+Import the modules: `sink`, `store`, `dead_letters`, `replay`, `scoreboard`, `drift`.
 """

@@ -6,20 +6,21 @@ import datetime as dt
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Mapping, Set
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
 from flight_delays.contract import REQUEST_TOPIC, read_request
-from flight_delays.errors import DataError, ServiceError, problems, sentence
-from flight_delays.infra.batches import is_of_a_batch
+from flight_delays.errors import DataError, problems
+from flight_delays.infra.kafka import bounds, read, reader, send
 from flight_delays.infra.printable import one_line
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, Message, Producer
+    from confluent_kafka import Producer
     from pymongo.collection import Collection
+
+    from flight_delays.settings import Settings
 
     Documents = Collection[dict[str, Any]]
 
@@ -50,7 +51,10 @@ def report(rejected: Documents, since: dt.datetime) -> dict[str, Any]:
         group["rejected"] += 1
         group["replayed"] += "ReplayedAt" in document
         if len(group["examples"]) < EXAMPLES:
-            group["examples"].append(_example(rejected, document))
+            stored = rejected.find_one({"_id": document["_id"]}, ["payload"]) or {}
+            example = {"id": document["_id"], "UUID": document.get("UUID")}
+            example["RejectedAt"] = document["RejectedAt"].isoformat(timespec="seconds")
+            group["examples"].append(example | {"payload": (stored.get("payload") or "")[:500]})
     summary = {
         "since": since.isoformat(timespec="seconds"),
         "rejected": sum(group["rejected"] for group in groups.values()),
@@ -61,27 +65,14 @@ def report(rejected: Documents, since: dt.datetime) -> dict[str, Any]:
     return summary
 
 
-def _example(rejected: Documents, document: dict[str, Any]) -> dict[str, Any]:
-    stored = rejected.find_one({"_id": document["_id"]}, ["payload"]) or {}
-    return {
-        "id": document["_id"],
-        "UUID": document.get("UUID"),
-        "RejectedAt": document["RejectedAt"].isoformat(timespec="seconds"),
-        "payload": (stored.get("payload") or "")[:500],
-    }
-
-
 def as_text(summary: Mapping[str, Any]) -> str:
-    """A report as a table, to be read in a task's log."""
+    """A report, to be read in a task's log."""
     lines = [f"{summary['rejected']} rejected since {summary['since']}, {summary['replayed']} of them replayed"]
-    if summary["groups"]:
-        lines.append(f"{'rejected':>9} {'replayed':>9}  {'reason':<16}{'field':<12}")
     for group in summary["groups"]:
-        lines.append(
-            f"{group['rejected']:>9} {group['replayed']:>9}  {group['reason']:<16}{group['field'] or '':<12}".rstrip()
-        )
+        what = f"{group['reason']} {group['field'] or ''}".strip()
+        lines.append(f"{group['rejected']:>9} {what}, {group['replayed']} of them replayed")
         lines += [
-            f"{'':>22}{example['RejectedAt']} {example['id']} UUID {example['UUID']}: {example['payload'][:160]!r}"
+            f"{'':>10}{example['RejectedAt']} {example['id']} UUID {example['UUID']}: {example['payload'][:160]!r}"
             for example in group["examples"]
         ]
     return "\n".join(map(one_line, lines))
@@ -94,8 +85,7 @@ class NotReplayableError(ValueError):
     """The message cannot be replayed, and why."""
 
 
-@dataclass(frozen=True)
-class Original:
+class Original(NamedTuple):
     """A request as it lay on the topic."""
 
     key: bytes | None
@@ -124,17 +114,16 @@ def choose(
         raise DataError("Choose what to replay: by reasons, uuids or ids")
     if set(filters) == {"reason"}:
         filters["RejectedAt"] = {"$gte": since}
-    found = list(rejected.find(filters, ["RejectedAt"]).limit(limit + 1))
+    found = list(rejected.find(filters).limit(limit + 1))
     if len(found) > limit:
         raise DataError(f"More than {limit} rejected requests match: choose fewer, or raise the limit")
-    ordered = sorted(found, key=lambda document: document["RejectedAt"])
-    return [d for chosen in ordered if (d := rejected.find_one({"_id": chosen["_id"]})) is not None]
+    return sorted(found, key=lambda document: document["RejectedAt"])
 
 
 def replay(
     rejected: Documents,
     chosen: list[dict[str, Any]],
-    consumer: Consumer,
+    settings: Settings,
     producer: Producer,
     *,
     changes: Mapping[str, Any] | None = None,
@@ -142,34 +131,29 @@ def replay(
 ) -> dict[str, Any]:
     """Puts the chosen requests back on the request topic, with `changes` merged into each message.
 
-    A document gets `ReplayedAt` only after Kafka has confirmed its message; should the process die in between, the
-    message may be sent twice, which changes nothing: the first answer stays. Returns `chosen` and `replayed` (counts)
-    and `not_replayed` (ids and why). Raises RuntimeError where Kafka does not answer; what was confirmed is marked.
+    Documents get `ReplayedAt` only after Kafka has confirmed their messages, 100 at a time; should the process die in
+    between, these may be sent twice, which changes nothing: the first answer stays. Returns `chosen` and `replayed`
+    (counts) and `not_replayed` (ids and why). Raises BrokerError where Kafka does not answer.
     """
     if changes and "UUID" in changes and len(chosen) > 1:
         raise DataError("changes would give the same UUID to several requests")
     refused: list[dict[str, Any]] = []
-    ready: list[tuple[str, Original]] = []
-    originals = read_originals(consumer, [place for document in chosen if (place := _place(document)) is not None])
+    ready: dict[str, Original] = {}
+    originals = read_originals(settings, {place for document in chosen if (place := _place(document)) is not None})
     for document in chosen:
         try:
             if "ReplayedAt" in document and not again:
                 raise NotReplayableError(f"was replayed at {document['ReplayedAt']:%Y-%m-%d %H:%M:%S} UTC")
-            ready.append((document["_id"], patched(original(document, originals), changes)))
+            ready[document["_id"]] = patched(original(document, originals), changes)
         except NotReplayableError as error:
             refused.append({"id": document["_id"], "UUID": document.get("UUID"), "why": str(error)})
             log.warning("Not replayed: %s: %s", document["_id"], error)
-    done = 0
-    for begin in range(0, len(ready), _BATCH):
-        batch = ready[begin : begin + _BATCH]
-        confirmed, failures = _send(producer, batch)
-        now = dt.datetime.now(dt.UTC)
-        rejected.update_many({"_id": {"$in": confirmed}}, {"$set": {"ReplayedAt": now}})
-        done += len(confirmed)
-        log.info("%d of %d replayed", done, len(ready))
-        if len(confirmed) < len(batch):
-            raise ServiceError(f"Kafka did not confirm {len(batch) - len(confirmed)} messages: {failures[:3]}")
-    return {"chosen": len(chosen), "replayed": done, "not_replayed": refused[:LISTED]}
+    ids = list(ready)
+    for batch in (ids[begin : begin + _BATCH] for begin in range(0, len(ids), _BATCH)):
+        send(producer, REQUEST_TOPIC, [ready[id_] for id_ in batch], _KAFKA_SECONDS)
+        rejected.update_many({"_id": {"$in": batch}}, {"$set": {"ReplayedAt": dt.datetime.now(dt.UTC)}})
+    log.info("%d of %d replayed", len(ready), len(chosen))
+    return {"chosen": len(chosen), "replayed": len(ready), "not_replayed": refused[:LISTED]}
 
 
 def _place(document: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -179,45 +163,25 @@ def _place(document: Mapping[str, Any]) -> tuple[int, int] | None:
     return document["partition"], document["offset"]
 
 
-def read_originals(consumer: Consumer, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Original]:
+def read_originals(settings: Settings, places: Set[tuple[int, int]]) -> dict[tuple[int, int], Original]:
     """The messages at these partitions and offsets of the request topic; without those that Kafka has no more.
 
-    The consumer joins no group and commits nothing. Raises RuntimeError where Kafka does not answer within 30 s.
+    Raises BrokerError where Kafka does not answer within 30 s.
     """
-    from confluent_kafka import TopicPartition
-
-    partitions = consumer.list_topics(REQUEST_TOPIC, timeout=_KAFKA_SECONDS).topics[REQUEST_TOPIC].partitions
-    marks = {p: consumer.get_watermark_offsets(TopicPartition(REQUEST_TOPIC, p), timeout=10) for p in partitions}
     found = {}
-    here, position = None, 0
-    wanted = set(places)
-    for partition, offset in sorted(wanted):
-        low, high = marks.get(partition, (0, 0))
-        if not low <= offset < high:
-            continue
-        if here != partition or offset - position > _READ_ON:
-            consumer.assign([TopicPartition(REQUEST_TOPIC, partition, offset)])
-            here, position = partition, offset
-        while position <= offset:
-            message = _next(consumer)
-            if message.error() is not None:  # an unreadable batch lies before the place, or holds it
-                here = None
-                if position == offset:
-                    break
-                consumer.assign([TopicPartition(REQUEST_TOPIC, partition, offset)])
-                position = offset
-                continue
-            position = message.offset() + 1
-            if (partition, message.offset()) in wanted:
-                found[partition, message.offset()] = Original(message.key(), message.value())
+    with reader(settings) as consumer:
+        there = bounds(consumer, settings, REQUEST_TOPIC)
+        runs: list[tuple[int, int, int]] = []
+        for partition, offset in sorted(places):
+            low, high = there.get(partition, (0, 0))
+            if low <= offset < high:
+                last = runs.pop() if runs and runs[-1][0] == partition and offset < runs[-1][2] + _READ_ON else None
+                runs.append((partition, last[1] if last else offset, offset + 1))
+        for partition, begin, end in runs:
+            for message in read(consumer, settings, {(REQUEST_TOPIC, partition): (begin, end)}, _KAFKA_SECONDS):
+                if (partition, message.offset()) in places:
+                    found[partition, message.offset()] = Original(message.key(), message.value())
     return found
-
-
-def _next(consumer: Consumer) -> Message:
-    message = consumer.poll(_KAFKA_SECONDS)
-    if message is None or (message.error() is not None and not is_of_a_batch(message)):
-        raise ServiceError(f"Kafka does not give the original messages: {(message and message.error()) or 'no answer'}")
-    return message
 
 
 def original(document: Mapping[str, Any], originals: Mapping[tuple[int, int], Original]) -> Original:
@@ -261,20 +225,3 @@ def patched(message: Original, changes: Mapping[str, Any] | None) -> Original:
         why = problems(error) if isinstance(error, ValidationError) else error
         raise NotReplayableError(f"would be rejected again: {why}") from error
     return Original(message.key, value)
-
-
-def _send(producer: Producer, batch: list[tuple[str, Original]]) -> tuple[list[str], list[str]]:
-    """The ids of the documents whose messages Kafka confirmed, and what went wrong with the others."""
-    confirmed: list[str] = []
-    failures: list[str] = []
-    for id_, message in batch:
-
-        def report_delivery(error: Any, _: Any, id_: str = id_) -> None:
-            if error is None:
-                confirmed.append(id_)
-            else:
-                failures.append(sentence(error))
-
-        producer.produce(REQUEST_TOPIC, key=message.key, value=message.value, on_delivery=report_delivery)
-    producer.flush(_KAFKA_SECONDS)
-    return confirmed, failures

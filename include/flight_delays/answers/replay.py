@@ -9,29 +9,35 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid5
 
-from flight_delays.answers.request import request_message
 from flight_delays.answers.scoreboard import Scoreboard
-from flight_delays.contract import BUCKETS, ENTERED, REQUEST_TOPIC, Collection
+from flight_delays.contract import ENTERED, REQUEST_TOPIC, Collection
 from flight_delays.data.conditions import find_conditions
 from flight_delays.data.records import read_flights, read_manifest
-from flight_delays.errors import DataError, ServiceError, sentence
+from flight_delays.errors import DataError, RegistryError
+from flight_delays.infra.kafka import send
+from flight_delays.model import registry
+from flight_delays.predictor.workload import request_message
 
 if TYPE_CHECKING:
     import pandas as pd
     from confluent_kafka import Producer
     from pymongo.database import Database
 
+    from flight_delays.settings import Settings
+
 log = logging.getLogger("flight_delays.answers.replay")
 
 _ASKED: Final = [*ENTERED, "Distance"]
 _NAMESPACE: Final = UUID("6f3d0c1e-5f5b-4c0e-9d57-0b6a6d1c9a11")
 _KAFKA_SECONDS: Final = 30.0
+_ANSWER_SECONDS: Final = 60.0
 _SCORE_SECONDS: Final = 1.0
 _LOG_SECONDS: Final = 15.0
 _LOOKED_UP: Final = 1000
@@ -67,30 +73,16 @@ def uuid_of(replay: str, number: int) -> str:
     return str(uuid5(_NAMESPACE, f"{replay}/{number}"))
 
 
-def message(uuid: str, replay: str, flight: Mapping[str, Any], conditions: Mapping[str, Any]) -> str:
-    """The request as the web app would write it, plus `Replay`."""
-    asked = {name: flight[name] for name in _ASKED}
-    asked |= {"FlightDate": flight["FlightDate"].isoformat(), **conditions}
-    return request_message(uuid, Replay=replay, **asked)
-
-
 def run(
-    replay: str,
-    plan: Plan,
-    records: Path,
-    db: Database[dict[str, Any]],
-    producer: Producer,
-    *,
-    answer_seconds: float = 60,
-    expected: Callable[[str], dict[str, Any]] = lambda _: {},
+    replay: str, plan: Plan, settings: Settings, db: Database[dict[str, Any]], producer: Producer
 ) -> dict[str, Any]:
     """Sends the plan's flights as the run `replay`, scores their answers as they come, and returns the last score.
 
     A run of that name that was cut off goes on where Kafka last confirmed. The score is written once a second into
-    `Collection.SCOREBOARD`; `expected` gives what to show beside it for a model version. Ends when all flights are
-    answered or rejected, or when none was for `answer_seconds`. Raises RuntimeError where Kafka does not confirm.
+    `Collection.SCOREBOARD`. Ends when all flights are answered or rejected, or when none was for a minute. Raises
+    BrokerError where Kafka does not confirm; a retry goes on after what it confirmed.
     """
-    going = _Replay(replay, plan, flights(records, plan), db, producer, expected=expected)
+    going = _Replay(replay, plan, settings, db, producer)
     log.info("%s flights from %s to %s, %g a second", f"{going.flights:,}", plan.first, plan.last, plan.rate)
     if going.sent:
         log.info("goes on after flight %s", f"{going.sent:,}")
@@ -111,14 +103,14 @@ def run(
                 if scored - logged >= _LOG_SECONDS:
                     logged = scored
                     log.info("%s", one_line(document))
-                if going.sent == going.flights and scored - progressed > answer_seconds:
-                    log.warning("no answer for %.0f s: %s flights stay open", answer_seconds, f"{len(going.open):,}")
+                if going.sent == going.flights and scored - progressed > _ANSWER_SECONDS:
+                    log.warning("no answer for %.0f s: %s flights stay open", _ANSWER_SECONDS, f"{len(going.open):,}")
                     break
             time.sleep(0.02)
         state = "done"
     finally:
         document = going.note(state)
-    log.info("%s", as_text(document))
+    log.info("%s", one_line(document))
     return document
 
 
@@ -126,16 +118,10 @@ class _Replay:
     """How far a replay is: flights before number `sent` are confirmed by Kafka, those in `open` wait for an answer."""
 
     def __init__(
-        self,
-        replay: str,
-        plan: Plan,
-        rows: pd.DataFrame,
-        db: Database[dict[str, Any]],
-        producer: Producer,
-        *,
-        expected: Callable[[str], dict[str, Any]],
+        self, replay: str, plan: Plan, settings: Settings, db: Database[dict[str, Any]], producer: Producer
     ) -> None:
-        self._replay, self._db, self._producer, self._expected = replay, db, producer, expected
+        rows = flights(settings.records, plan)
+        self._replay, self._models, self._db, self._producer = replay, settings.models, db, producer
         self._asked = [{str(name): value for name, value in row.items()} for row in rows[_ASKED].to_dict("records")]
         self._uuids = [uuid_of(replay, number) for number in range(len(rows))]
         self._board = Scoreboard(rows["ArrDelay"], rows["Carrier"], rows["Origin"])
@@ -157,24 +143,17 @@ class _Replay:
 
     def send(self, until: int) -> bool:
         """Sends the flights up to that number and waits for Kafka; says whether there were any."""
-        failures: list[str] = []
-        until = min(until, self.flights)
-        for number in range(self.sent, until):
-            flight = self._asked[number]
-            known = find_conditions(self._db, {**flight, "FlightDate": flight["FlightDate"].isoformat()})
-            self._producer.produce(
-                REQUEST_TOPIC,
-                key=self._uuids[number],
-                value=message(self._uuids[number], self._replay, flight, known),
-                on_delivery=lambda error, _: failures.append(sentence(error)) if error else None,
-            )
-            self._producer.poll(0)
-        if until > self.sent and (self._producer.flush(_KAFKA_SECONDS) or failures):
-            why = failures[0] if failures else f"no confirmation within {_KAFKA_SECONDS:.0f} s"
-            raise ServiceError(f"Kafka did not take the flights: {why}; a retry goes on after flight {self.sent:,}")
-        sent, self.sent = self.sent, until
-        self.open.extend(range(sent, until))
-        return until > sent
+        due = range(self.sent, min(until, self.flights))
+        send(self._producer, REQUEST_TOPIC, (self._message(number) for number in due), _KAFKA_SECONDS)
+        self.sent = due.stop
+        self.open.extend(due)
+        return len(due) > 0
+
+    def _message(self, number: int) -> tuple[str, str]:
+        """Key and value of a flight's request: as the web app would write it, plus `Replay`."""
+        flight = {**self._asked[number], "FlightDate": self._asked[number]["FlightDate"].isoformat()}
+        flight |= find_conditions(self._db, flight)
+        return self._uuids[number], request_message(self._uuids[number], Replay=self._replay, **flight)
 
     def score(self) -> bool:
         """Takes what is answered or rejected into the score; says whether there was any."""
@@ -194,8 +173,11 @@ class _Replay:
     def note(self, state: str) -> dict[str, Any]:
         """Writes the score so far for the web app, and returns it."""
         score = self._board.summary()
-        versions = score["ModelVersions"]
-        score["Expected"] = self._expected(max(versions, key=versions.__getitem__)) if versions else {}
+        score["Expected"] = {}
+        if versions := score["ModelVersions"]:
+            with suppress(RegistryError):  # its folder is gone
+                most = max(versions, key=versions.__getitem__)
+                score["Expected"] = registry.load_metadata(self._models, most).metrics.model_dump()
         document = {**self._about, "State": state, "Sent": self.sent, "UpdatedAt": dt.datetime.now(dt.UTC), **score}
         self._db[Collection.SCOREBOARD].replace_one({"_id": self._replay}, document, upsert=True)
         return {"_id": self._replay, **document}
@@ -209,20 +191,3 @@ def one_line(document: Mapping[str, Any]) -> str:
     if window := document["Window"]:
         text += f"; the last {window['rows']:,}: {window['accuracy']:.3f}, {window['log_loss']:.3f}"
     return text
-
-
-def as_text(document: Mapping[str, Any]) -> str:
-    """A replay's score as tables, to be read in a task's log."""
-    import pandas as pd
-
-    rows = {"so far": document["SoFar"], "last": document["Window"], "on the holdout": document["Expected"]}
-    rows |= {f"carrier {name}": score for name, score in document["ByCarrier"].items()}
-    rows |= {f"origin {name}": score for name, score in document["ByOrigin"].items()}
-    scored = {name: score for name, score in rows.items() if score}
-    if not scored:
-        return one_line(document)
-    scores = pd.DataFrame.from_dict(scored, orient="index")
-    confusion = pd.DataFrame(document["Confusion"], index=[bucket.label for bucket in BUCKETS])
-    head = "what happened (rows) against what was predicted (columns)"
-    shown = scores.to_string(float_format="%.3f"), head, confusion.to_string(header=False)
-    return "\n".join([one_line(document), *shown])

@@ -47,32 +47,31 @@ class Scoreboard:
         `SoFar`, `Window` and the values of `ByCarrier` and `ByOrigin` are `registry.Scores`; None before the first
         answer. `Curve` has the answers so far, and the window's accuracy and log-loss then.
         """
-        counts = {"Answered": len(self._answered), "Rejected": self.rejected, "ModelVersions": dict(self._versions)}
+        found: dict[str, Any] = {
+            "Answered": len(self._answered),
+            "Rejected": self.rejected,
+            "ModelVersions": dict(self._versions),
+        }
         if not self._answered:
-            groups: dict[str, Any] = {name: {} for name in self._groups}
             confusion = np.zeros((len(BUCKETS),) * 2, dtype=int).tolist()
-            return {
-                **counts,
+            none: dict[str, Any] = {
                 "SoFar": None,
                 "Window": None,
-                **groups,
                 "Calibration": [],
                 "Curve": [],
                 "Confusion": confusion,
             }
+            return found | none | {name: {} for name in self._groups}
         order = np.asarray(self._answered)
         labels, probabilities = self._labels[order], self._probabilities[order]
         window = metrics.score(labels[-WINDOW:], probabilities[-WINDOW:])
         self._note(len(order), window.accuracy, window.log_loss)
-        groups = {
-            name: {key: score.model_dump() for key, score in metrics.by_group(of[order], labels, probabilities).items()}
-            for name, of in self._groups.items()
-        }
-        return {
-            **counts,
+        for name, of in self._groups.items():
+            scores = metrics.by_group(of[order], labels, probabilities)
+            found[name] = {key: score.model_dump() for key, score in scores.items()}
+        return found | {
             "SoFar": metrics.score(labels, probabilities).model_dump(),
             "Window": window.model_dump(),
-            **groups,
             "Calibration": [each.model_dump() for each in metrics.calibration(labels, probabilities)],
             "Confusion": metrics.confusion(labels, probabilities.argmax(axis=1)).tolist(),
             "Curve": [list(point) for point in self._curve],

@@ -8,21 +8,20 @@ without a limit.
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
 import hashlib
 import logging
 import signal
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import bson
 from bson.raw_bson import RawBSONDocument
-from confluent_kafka import Consumer, ConsumerGroupState, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 from pydantic import ValidationError
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, PyMongoError
@@ -31,7 +30,8 @@ from flight_delays import contract
 from flight_delays.answers.store import expire_canaries
 from flight_delays.contract import DEAD_LETTER_TOPIC, REQUEST_TOPIC, RESPONSE_TOPIC, Collection, is_uuid, rejected_id
 from flight_delays.errors import BrokerError, problems, sentence
-from flight_delays.infra.batches import Unreadable, is_of_a_batch, skip
+from flight_delays.infra.batches import is_of_a_batch, skip
+from flight_delays.infra.kafka import client_options
 from flight_delays.infra.mongo import connect, ensure_indexes
 from flight_delays.infra.printable import log_to_stderr
 from flight_delays.infra.topics import ensure_topics
@@ -45,7 +45,6 @@ GROUP = "flight-delays-sink"
 TOPICS = [RESPONSE_TOPIC, DEAD_LETTER_TOPIC]
 
 _MAX_DOCUMENT_BYTES = 16 * 1024 * 1024  # MongoDB's limit
-_INSERT_BYTES = 4 * 1024 * 1024  # in one go: the embedded server's heap is small
 _DUPLICATE_KEY = 11000
 _LATEST_MILLISECONDS = int(dt.datetime(2100, 1, 1, tzinfo=dt.UTC).timestamp() * 1000)
 _IDENTITY = ("payload_sha256", "UUID", "detail")  # what tells two rejections of one place apart
@@ -53,25 +52,6 @@ _EXPIRY_INTERVAL_SECONDS = 600.0
 _LONGEST_BACKOFF_SECONDS = 5.0
 
 log = logging.getLogger("flight_delays.answers.sink")
-_kafka_log = logging.getLogger("flight_delays.answers.sink.kafka")
-
-
-class RateLimitFilter(logging.Filter):
-    """Lets the same line through once in 30 s: without Kafka its client writes 20 a second."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._last: tuple[str, float] = ("", 0.0)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage().partition(" (after ")[0]
-        repeated = text == self._last[0] and record.created < self._last[1] + 30
-        if not repeated:
-            self._last = (text, record.created)
-        return not repeated
-
-
-_kafka_log.addFilter(RateLimitFilter())
 
 
 @dataclass(frozen=True)
@@ -84,34 +64,28 @@ class Entry:
     message: Message
 
 
-class NotStorableError(ValueError):
-    """The message cannot become a document, and why."""
-
-
 # --- from message to document ------------------------------------------------------------------------------------
 
 
 def entry(message: Message) -> Entry:
     """The document for a message of either topic; for one that cannot be stored, the document that says so."""
-    try:
-        collection, document = _document(message)
-        return _encoded(collection, document, message)
-    except NotStorableError as error:
-        return reject(message, str(error))
-
-
-def _document(message: Message) -> tuple[Collection, dict[str, Any]]:
     value = message.value()
     if not value:
-        raise NotStorableError("the message is empty")
+        return reject(message, "the message is empty")
     try:
         if message.topic() == RESPONSE_TOPIC:
-            response = contract.Response.model_validate_json(value)
-            return _answer(response, _kafka_time(message))
-        letter = contract.DeadLetter.model_validate_json(value)
-        return Collection.REJECTED, _rejection(letter, _kafka_time(message))
+            collection, document = _answer(contract.Response.model_validate_json(value), _kafka_time(message))
+        else:
+            letter = contract.DeadLetter.model_validate_json(value)
+            collection, document = Collection.REJECTED, _rejection(letter, _kafka_time(message))
+        encoded = bson.encode(document)
     except ValidationError as error:
-        raise NotStorableError(problems(error)) from error
+        return reject(message, problems(error))
+    except (bson.errors.BSONError, OverflowError, UnicodeError) as error:  # e.g. an integer beyond 64 bits
+        return reject(message, f"not a BSON document: {error}")
+    if len(encoded) > _MAX_DOCUMENT_BYTES:
+        return reject(message, f"a document of {len(encoded)} bytes, above MongoDB's {_MAX_DOCUMENT_BYTES}")
+    return Entry(collection, document["_id"], encoded, message)
 
 
 def _answer(response: contract.Response, predicted_at: dt.datetime) -> tuple[Collection, dict[str, Any]]:
@@ -174,16 +148,6 @@ def _readable_uuid(message: Message) -> str | None:
     return next((text.lower() for text in candidates if isinstance(text, str) and is_uuid(text)), None)
 
 
-def _encoded(collection: Collection, document: dict[str, Any], message: Message) -> Entry:
-    try:
-        encoded = bson.encode(document)
-    except (bson.errors.BSONError, OverflowError, UnicodeError) as error:  # e.g. an integer beyond 64 bits
-        raise NotStorableError(f"not a BSON document: {error}") from error
-    if len(encoded) > _MAX_DOCUMENT_BYTES:
-        raise NotStorableError(f"a document of {len(encoded)} bytes, above MongoDB's {_MAX_DOCUMENT_BYTES}")
-    return Entry(collection, document["_id"], encoded, message)
-
-
 def _kafka_time(message: Message) -> dt.datetime:
     milliseconds = min(max(message.timestamp()[1], 0), _LATEST_MILLISECONDS)  # where a client sets it, it may be any
     return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
@@ -202,21 +166,8 @@ def store(db: Database[dict[str, Any]], entries: Iterable[Entry]) -> None:
         another = item.bson if item.collection is Collection.REJECTED else b""  # two topics' rejections share an `_id`
         first.setdefault((item.collection, item.id, another), item)
     for collection in (Collection.RESPONSES, Collection.REPLAYS, Collection.CANARIES, Collection.REJECTED):
-        for chunk in _chunks([item for item in first.values() if item.collection == collection]):
-            _insert(db, collection, chunk)
-
-
-def _chunks(entries: list[Entry]) -> Iterator[list[Entry]]:
-    chunk: list[Entry] = []
-    size = 0
-    for item in entries:
-        if chunk and size + len(item.bson) > _INSERT_BYTES:
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(item)
-        size += len(item.bson)
-    if chunk:
-        yield chunk
+        if found := [item for item in first.values() if item.collection == collection]:
+            _insert(db, collection, found)
 
 
 def _insert(db: Database[dict[str, Any]], collection: Collection, entries: list[Entry]) -> None:
@@ -234,11 +185,11 @@ def _insert(db: Database[dict[str, Any]], collection: Collection, entries: list[
                 _insert_beside(db, refused)
     except OperationFailure as error:
         # The server is there and refused the whole command. One document's fault or its own?
-        if len(entries) > 1:
+        if len(entries) == 1:
+            _replace(db, entries[0], sentence(error))
+        else:
             for item in entries:
                 _insert(db, collection, [item])
-        else:
-            _replace(db, entries[0], sentence(error))
 
 
 def _insert_beside(db: Database[dict[str, Any]], refused: Entry) -> None:
@@ -263,11 +214,7 @@ def _replace(db: Database[dict[str, Any]], refused: Entry, problem: str) -> None
     substitute = reject(refused.message, f"MongoDB refused it: {problem}")
     if substitute.id == refused.id:
         raise OperationFailure(f"MongoDB refused even the rejected document {refused.id}: {problem}")
-    try:
-        db[Collection.REJECTED].insert_one(RawBSONDocument(substitute.bson))
-    except OperationFailure as error:
-        if error.code != _DUPLICATE_KEY:
-            raise
+    _insert(db, Collection.REJECTED, [substitute])
 
 
 # --- the service -------------------------------------------------------------------------------------------------
@@ -281,7 +228,7 @@ class Sink:
         self._db = connect(settings)
         self._consumer = Consumer(
             {
-                "bootstrap.servers": settings.kafka_bootstrap,
+                **client_options(settings),
                 "group.id": GROUP,
                 "client.id": GROUP,
                 "auto.offset.reset": "earliest",
@@ -292,22 +239,23 @@ class Sink:
                 "enable.auto.offset.store": False,
                 "session.timeout.ms": 6_000,  # a successor waits this long for its partitions after kill -9
                 "heartbeat.interval.ms": 2_000,
-                "queued.max.messages.kbytes": 16 * 1024,
+                # Without a poll for so long, Kafka gives the partitions away; while MongoDB is away, nothing is polled.
+                "max.poll.interval.ms": 86_400_000,
+                # So much is inserted in one go at most: the embedded server's heap is small.
+                "queued.max.messages.kbytes": 4 * 1024,
                 "fetch.queue.backoff.ms": 20,  # the default of 1 s stops the flow each time that queue is full
                 "reconnect.backoff.max.ms": 2_000,
-            },
-            logger=_kafka_log,
+                "error_cb": _log_outage,
+            }
         )
         self._written: deque[tuple[float, TopicPartition]] = deque()  # when, and the offset to go on from
-        self._early: list[Message] = []  # came while waiting for MongoDB
-        self._unreadable: list[Message] = []  # errors in place of batches
-        self._stopping = False
+        self._stopping = Event()
         self._stored = 0
         self._next_expiry = 0.0
 
     def stop(self, *_: object) -> None:
         """Ends `run()` after the batch at hand, within about a second."""
-        self._stopping = True
+        self._stopping.set()
 
     def run(self) -> None:
         """Creates topics and indexes where missing, then stores messages; a batch ends up whole or is read again.
@@ -315,16 +263,16 @@ class Sink:
         Raises KafkaException where the Kafka client fails for good: let the process manager start a new process.
         """
         try:
-            admin = AdminClient({"bootstrap.servers": self._settings.kafka_bootstrap}, logger=_kafka_log)
-            if self._until_done(lambda: ensure_topics(admin, self._settings)) and self._until_done(
-                lambda: ensure_indexes(self._db)
-            ):
+            admin = AdminClient(client_options(self._settings))
+            self._until_done(lambda: ensure_topics(admin, self._settings))
+            self._until_done(lambda: ensure_indexes(self._db))
+            if not self._stopping.is_set():
                 self._consumer.subscribe(TOPICS, on_assign=_assigned, on_revoke=self._revoked, on_lost=self._revoked)
-            while not self._stopping:
-                if batch := self._next_batch():
-                    self._process(batch)
-                while self._unreadable:
-                    self._leave_out(self._unreadable.pop())
+            while not self._stopping.is_set():
+                batch = self._next_batch()
+                self._process([message for message in batch if message.error() is None])
+                for error in filter(is_of_a_batch, batch):
+                    self._leave_out(error)
                 self._store_offsets()
                 self._expire()
         finally:
@@ -334,19 +282,14 @@ class Sink:
 
     def _next_batch(self) -> list[Message]:
         # consume(n, timeout) would wait its whole timeout for n messages: wait for one, then take what is there.
-        if not self._early and (first := self._consumer.poll(0.5)) is not None:
-            self._early = [first]
-        if not self._early:
+        if (first := self._consumer.poll(0.5)) is None:
             return []
-        batch, self._early = [*self._early, *self._consumer.consume(self._settings.sink_batch_size, 0)], []
-        for message in batch:
-            if (error := message.error()) is not None:
-                if error.fatal():
-                    raise KafkaException(error)
-                log.warning("Kafka: %s", error.str())
-                if is_of_a_batch(message):
-                    self._unreadable.append(message)
-        return [message for message in batch if message.error() is None]
+        batch = [first, *self._consumer.consume(self._settings.sink_batch_size, 0)]
+        for error in (message.error() for message in batch if message.error() is not None):
+            if error.fatal():
+                raise KafkaException(error)
+            log.warning("Kafka: %s", error.str())
+        return batch
 
     def _process(self, batch: list[Message]) -> None:
         entries = [entry(message) for message in batch]
@@ -359,40 +302,32 @@ class Sink:
 
     def _leave_out(self, error: Message) -> None:
         """Goes on behind a batch that the client cannot read, once a rejected document says so; may be repeated."""
-        found: list[Unreadable | None] = []
-        if not self._until_done(lambda: found.append(skip(self._consumer, self._settings, error))) or not found[0]:
-            return
-        problem = f"the batch of the offsets {found[0].first} to {found[0].last} is unreadable: {found[0].reason}"
-        entry = reject(error, problem)
-        if self._until_done(lambda: store(self._db, [entry])):
-            behind = TopicPartition(error.topic(), error.partition(), found[0].last + 1)
+
+        def leave_out() -> None:
+            if (found := skip(self._consumer, self._settings, error)) is None:
+                return
+            problem = f"the batch of the offsets {found.first} to {found.last} is unreadable: {found.reason}"
+            store(self._db, [reject(error, problem)])
+            behind = TopicPartition(error.topic(), error.partition(), found.last + 1)
             self._written.append((time.monotonic(), behind))
+
+        self._until_done(leave_out)
 
     def _until_done(self, action: Callable[[], object]) -> bool:
         """Tries the action until it works, and stays in the consumer group meanwhile. False: stopping, not done."""
         backoff = 0.1
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
                 action()
             except (PyMongoError, KafkaException, BrokerError) as error:
                 log.warning("Tries again in %.1f s: %s", backoff, sentence(error))
-                self._wait(backoff)
+                self._stopping.wait(backoff)
                 backoff = min(backoff * 2, _LONGEST_BACKOFF_SECONDS)
             else:
                 if backoff > 0.1:
                     log.info("It works again")
-                    self._consumer.resume(self._consumer.assignment())
                 return True
         return False
-
-    def _wait(self, seconds: float) -> None:
-        # Without a poll in 5 minutes Kafka would give the partitions away. Paused ones bring no messages, but a
-        # rebalance may bring others: none may be dropped, the offsets after it would be committed one day.
-        end = time.monotonic() + seconds
-        while not self._stopping and (left := end - time.monotonic()) > 0:
-            self._consumer.pause(self._consumer.assignment())
-            if (message := self._consumer.poll(min(left, 0.5))) is not None:
-                self._early.append(message)
 
     def _store_offsets(self) -> None:
         durable = time.monotonic() - self._settings.sink_commit_delay_seconds
@@ -419,6 +354,11 @@ class Sink:
             log.warning("Expired canaries stay for now: %s", sentence(error))
 
 
+def _log_outage(error: KafkaError) -> None:
+    if error.code() == KafkaError._ALL_BROKERS_DOWN:  # every 2 s; what the client else reports comes 20 times a second
+        log.warning("Kafka: %s", error.str())
+
+
 def _assigned(_: Consumer, assigned: list[TopicPartition]) -> None:
     log.info("Reads %s", _names(assigned))
 
@@ -432,7 +372,7 @@ def check(settings: Settings) -> None:
 
     Raises RuntimeError, saying what is missing, where they do not. A sink that was killed is missed after 6 s.
     """
-    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap}, logger=_kafka_log)
+    admin = AdminClient(client_options(settings))
     try:
         topics = admin.list_topics(timeout=5).topics
         group = admin.describe_consumer_groups([GROUP], request_timeout=5)[GROUP].result()
@@ -450,25 +390,9 @@ def check(settings: Settings) -> None:
         )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the sink until SIGTERM or SIGINT, or with --check asks for the running one. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="flight_delays.answers.sink", description=__doc__.partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="only ask whether a running sink reads all partitions")
-    options = parser.parse_args(arguments)
+if __name__ == "__main__":
     log_to_stderr(logging.INFO)
-    if options.check:
-        try:
-            check(get_settings())
-        except RuntimeError as error:
-            log.error("%s", error)
-            return 1
-        return 0
     sink = Sink(get_settings())
     signal.signal(signal.SIGTERM, sink.stop)
     signal.signal(signal.SIGINT, sink.stop)
     sink.run()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

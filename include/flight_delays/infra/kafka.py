@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from flight_delays.contract import CLIENT_ID
 from flight_delays.errors import BrokerError, sentence
+from flight_delays.infra.batches import skip
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
@@ -50,6 +51,7 @@ def reader(settings: Settings) -> Iterator[Consumer]:
 
     options = {"group.id": "flight_delay_predictor", "enable.auto.commit": False, "fetch.wait.max.ms": 50}
     options |= {"auto.offset.reset": "earliest"}  # where Kafka has just removed what was to be read
+    options |= {"enable.partition.eof": True}  # a partition may end with what is no message, e.g. a transaction's end
     consumer = Consumer({**client_options(settings), **options})
     try:
         yield consumer
@@ -91,26 +93,98 @@ def ends(settings: Settings, topic: str) -> list[int]:
         return [following for _, following in bounds(consumer, settings, topic).values()]
 
 
-def first_messages(
-    settings: Settings, topic: str, offsets: Mapping[int, int], timeout_seconds: float
-) -> dict[int, Message]:
-    """The first message from an offset on, for each partition (partition -> offset); none where it comes too late.
+def since(
+    consumer: Consumer, settings: Settings, topics: Iterable[str], moment: float, timeout_seconds: float
+) -> dict[tuple[str, int], tuple[int, int]]:
+    """The first offset since then (seconds since 1970) and the next offset of each (topic, partition) that has any.
 
-    All in one assignment of a new consumer: a seek of one that already reads takes most of a second. Raises
-    BrokerError.
+    Raises BrokerError or KafkaException.
     """
     from confluent_kafka import TopicPartition
 
-    found: dict[int, Message] = {}
-    if not offsets:
-        return found
-    deadline = time.monotonic() + timeout_seconds
-    with reader(settings) as consumer:
-        consumer.assign([TopicPartition(topic, *place) for place in offsets.items()])
-        while len(found) < len(offsets) and (left := deadline - time.monotonic()) > 0:
-            if (message := consumer.poll(left)) is not None and message.error() is None:
-                found.setdefault(message.partition(), message)
+    places = [place for topic in topics for place in partitions_of(consumer, settings, topic, timeout_seconds)]
+    asked = [TopicPartition(place.topic, place.partition, int(moment * 1000)) for place in places]
+    found = {}
+    for begin in consumer.offsets_for_times(asked, timeout=timeout_seconds):
+        if begin.offset >= 0:
+            _, end = consumer.get_watermark_offsets(begin, timeout=timeout_seconds)
+            found[begin.topic, begin.partition] = begin.offset, end
     return found
+
+
+def send(producer: Producer, topic: str, messages: Iterable[tuple[Any, Any]], seconds: float) -> int:
+    """Puts messages (key and value) on the topic; returns their number once Kafka has confirmed them all.
+
+    Raises BrokerError where it refuses one, or has not confirmed all `seconds` after the last.
+    """
+    failures: list[str] = []
+
+    def confirmed(error: Any, message: Message) -> None:
+        if error is not None:
+            failures.append(f"{sentence(error)} (a message of {len(message.value() or b''):,} bytes)")
+
+    sent = 0
+    for key, value in messages:
+        sent += 1
+        while True:
+            try:
+                producer.produce(topic, key=key, value=value, on_delivery=confirmed)
+                break
+            except BufferError:  # the client's queue is full
+                producer.poll(0.1)
+    left = producer.flush(seconds)
+    if left or failures:
+        why = failures[0] if failures else f"no confirmation within {seconds:g} s"
+        raise BrokerError(
+            f"Kafka did not take {left or len(failures)} of {sent} messages for {topic}: {why}; look at its log "
+            "(make logs SERVICE=kafka)"
+        )
+    return sent
+
+
+def read(
+    consumer: Consumer, settings: Settings, ranges: Mapping[tuple[str, int], tuple[int, int]], seconds: float
+) -> Iterator[Message]:
+    """The messages of each (topic, partition) from its first offset to before its last, of one partition in order.
+
+    Batches that the client cannot read are left out, and what Kafka does not have. Raises BrokerError where it gives
+    nothing for `seconds`.
+    """
+    from confluent_kafka import KafkaError, TopicPartition
+
+    left = {place for place, (begin, end) in ranges.items() if begin < end}
+    consumer.assign([TopicPartition(*place, ranges[place][0]) for place in left])
+    deadline = time.monotonic() + seconds
+    while left:
+        if time.monotonic() > deadline:
+            raise BrokerError(f"Kafka at {settings.kafka_bootstrap} gives no messages of {sorted(left)}")
+        for message in consumer.consume(100, 0.1):
+            place, last = (message.topic(), message.partition()), message.offset()
+            begin, end = ranges.get(place, (0, 0))
+            if message.error() is None:
+                if place in left and begin <= last < end:
+                    yield message
+            elif message.error().code() == KafkaError._PARTITION_EOF:
+                last = end
+            elif (skipped := skip(consumer, settings, message)) is not None:
+                last = skipped.last
+            else:
+                continue
+            deadline = time.monotonic() + seconds
+            if last + 1 >= end:
+                left.discard(place)
+
+
+def messages_at(
+    settings: Settings, topic: str, offsets: Mapping[int, int], timeout_seconds: float
+) -> dict[int, Message]:
+    """The message at an offset of each partition (partition -> offset), where there is one. Raises BrokerError.
+
+    By a new consumer: a seek of one that already reads takes most of a second.
+    """
+    places = {(topic, partition): (offset, offset + 1) for partition, offset in offsets.items()}
+    with reader(settings) as consumer:
+        return {message.partition(): message for message in read(consumer, settings, places, timeout_seconds)}
 
 
 def no_broker(settings: Settings, error: KafkaException) -> BrokerError:

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from flight_delays.contract import TOPICS
+from flight_delays.infra.kafka import client_options, no_broker
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
@@ -26,24 +27,17 @@ setting the broker unpacks a batch, and refuses one above `max.message.bytes`.
 
 
 def ensure_topics(admin: AdminClient, settings: Settings) -> list[str]:
-    """Creates the topics that are not there yet, and returns their names; the others get `CONFIG` where they lack it.
+    """Creates the topics that are not there yet, and returns their names; the others get `CONFIG`.
 
     The topics of an external Kafka are not altered: the log names what they lack. Raises confluent_kafka.KafkaException
     where the brokers cannot be reached or refuse.
     """
     from confluent_kafka import KafkaError, KafkaException
-    from confluent_kafka.admin import NewTopic
+    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
-    retention = str(int(settings.topic_retention_days * 24 * 3600 * 1000))
-    wanted = [
-        NewTopic(
-            topic,
-            num_partitions=settings.topic_partitions,
-            replication_factor=settings.topic_replication,
-            config={"retention.ms": retention, **CONFIG},
-        )
-        for topic in TOPICS
-    ]
+    config = {"retention.ms": str(int(settings.topic_retention_days * 24 * 3600 * 1000)), **CONFIG}
+    places = {"num_partitions": settings.topic_partitions, "replication_factor": settings.topic_replication}
+    wanted = [NewTopic(topic, config=config, **places) for topic in TOPICS]
     created = []
     for topic, future in admin.create_topics(wanted, request_timeout=15).items():
         try:
@@ -52,54 +46,52 @@ def ensure_topics(admin: AdminClient, settings: Settings) -> list[str]:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
-    _ensure_config(admin, settings, [topic for topic in TOPICS if topic not in created])
+    for topic in (topic for topic in TOPICS if topic not in created):
+        if settings.kafka_is_external:
+            _warn(admin, topic)
+            continue
+        entries = [ConfigEntry(*each, incremental_operation=AlterConfigOpType.SET) for each in CONFIG.items()]
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+        try:
+            admin.incremental_alter_configs([resource], request_timeout=15)[resource].result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:  # another client has just created it
+                raise
     return created
 
 
-def _ensure_config(admin: AdminClient, settings: Settings, topics: list[str]) -> None:
-    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
-
-    lacking = {topic: missing for topic in topics if (missing := _lacking(admin, settings, topic))}
-    if settings.kafka_is_external:
-        for topic, missing in lacking.items():
-            setting = ",".join(f"{name}={value}" for name, value in missing.items())
-            log.warning(
-                "The topic %s lacks %s: a compressed record of some KB, or its time, can stop readers. Set it: "
-                "kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s",
-                *(topic, setting, topic, setting),
-            )
-        return
-    for topic, missing in lacking.items():
-        entries = [ConfigEntry(*each, incremental_operation=AlterConfigOpType.SET) for each in missing.items()]
-        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
-        admin.incremental_alter_configs([resource], request_timeout=15)[resource].result()
-
-
-def _lacking(admin: AdminClient, settings: Settings, topic: str) -> dict[str, str]:
-    """The settings of `CONFIG` that the topic does not have."""
-    from confluent_kafka import KafkaError, KafkaException
+def _warn(admin: AdminClient, topic: str) -> None:
+    """Logs what the topic lacks of `CONFIG`."""
+    from confluent_kafka import KafkaException
     from confluent_kafka.admin import ConfigResource, ResourceType
 
     resource = ConfigResource(ResourceType.TOPIC, topic)
     try:
         found = admin.describe_configs([resource], request_timeout=15)[resource].result()
     except KafkaException as error:
-        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            return {}  # another client has just created it, and the broker does not describe it yet
-        if not settings.kafka_is_external:
-            raise
         log.warning("Kafka does not tell the settings of the topic %s: %s", topic, error.args[0].str())
-        return {}
-    return {name: value for name, value in CONFIG.items() if name not in found or found[name].value != value}
+        return
+    values = {name: entry.value for name, entry in found.items()}
+    if lacking := ",".join(f"{name}={value}" for name, value in CONFIG.items() if values.get(name) != value):
+        log.warning(
+            "The topic %s lacks %s: a compressed record of some KB, or its time, can stop readers. Set it: "
+            "kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s",
+            *(topic, lacking, topic, lacking),
+        )
 
 
-def topic_id(admin: AdminClient, topic: str) -> str:
+def topic_id(settings: Settings, topic: str) -> str:
     """The id of the topic that bears this name now: another one once it was deleted and recreated.
 
-    Empty where the broker gives none (before Kafka 2.8). Raises confluent_kafka.KafkaException.
+    Empty where the broker gives none (before Kafka 2.8). Raises BrokerError.
     """
-    from confluent_kafka import TopicCollection
+    from confluent_kafka import KafkaException, TopicCollection
+    from confluent_kafka.admin import AdminClient
 
-    found = admin.describe_topics(TopicCollection([topic]), request_timeout=10)[topic].result().topic_id
+    admin = AdminClient(client_options(settings))
+    try:
+        found = admin.describe_topics(TopicCollection([topic]), request_timeout=10)[topic].result().topic_id
+    except KafkaException as error:
+        raise no_broker(settings, error) from error
     zero = found is None or not (found.get_most_significant_bits() or found.get_least_significant_bits())
     return "" if zero else str(found)

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from flight_delays.contract import REQUEST_TOPIC, RESPONSE_TOPIC
-from flight_delays.errors import BrokerError, CanaryError, sentence
+from flight_delays.errors import CanaryError
 from flight_delays.infra.batches import skip
-from flight_delays.infra.kafka import ends, partition_of, partitions_of, producer_options, reader
+from flight_delays.infra.kafka import ends, partition_of, partitions_of, producer_options, reader, send
 from flight_delays.predictor.timeouts import PROBE_QUERY_SECONDS
-from flight_delays.predictor.workload import Answer, canary_message, find_canary, read_answer
+from flight_delays.predictor.workload import canary_message, find_canary, read_answer
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer
     from pymongo.database import Database
 
     from flight_delays.settings import Settings
@@ -42,23 +41,10 @@ def send_canaries(settings: Settings) -> list[str]:
     """
     from confluent_kafka import Producer
 
-    failures: list[str] = []
-
-    def confirmed(error: Any, _: Any) -> None:
-        if error is not None:
-            failures.append(sentence(error))
-
     # Not idempotent: a canary may come twice, and getting a producer's id takes half a second.
     producer = Producer({**producer_options(settings, timeout_seconds=10), "linger.ms": 0})
     uuids = canary_ids(len(partitions_of(producer, settings, REQUEST_TOPIC)))
-    for key, value in canary_messages(uuids):
-        producer.produce(REQUEST_TOPIC, key=key, value=value, on_delivery=confirmed)
-    left = producer.flush(12)
-    if left or failures:
-        raise BrokerError(
-            f"Kafka at {settings.kafka_bootstrap} did not take the canaries ({'; '.join(failures) or 'no answer'}): "
-            "look at its log (make logs SERVICE=kafka)"
-        )
+    send(producer, REQUEST_TOPIC, canary_messages(uuids), 12)
     return uuids
 
 
@@ -67,13 +53,13 @@ def prove(
     deployment: int,
     timeout_seconds: float,
     unhealthy_reason: Callable[[], str | None] = lambda: None,
-) -> tuple[list[str], float]:
+) -> list[str]:
     """Sends canaries and waits until `deployment` has answered each of them on the response topic.
 
-    Returns their UUIDs and the seconds that took. A partition's timeout starts again with each answer of `deployment`
-    to any request in it: what was asked before the canary comes first, after an outage thousands. `unhealthy_reason` is
-    asked every few seconds. Raises BrokerError where Kafka does not answer, CanaryError with the reason, or, naming the
-    partitions, when nothing came for `timeout_seconds`.
+    Returns their UUIDs. A partition's timeout starts again with each answer of `deployment` to any request in it: what
+    was asked before the canary comes first, after an outage thousands. `unhealthy_reason` is asked every few seconds.
+    Raises BrokerError where Kafka does not answer, CanaryError with the reason, or, naming the partitions, when nothing
+    came for `timeout_seconds`.
     """
     from confluent_kafka import TopicPartition
 
@@ -81,13 +67,16 @@ def prove(
     with reader(settings) as consumer:
         consumer.assign(before)
         uuids = send_canaries(settings)
-        begin = probed = time.monotonic()
+        probed = time.monotonic()
         waiting: dict[str | None, int] = {uuid: partition for partition, uuid in enumerate(uuids)}
-        deadlines = dict.fromkeys(waiting.values(), begin + timeout_seconds)
+        deadlines = dict.fromkeys(waiting.values(), probed + timeout_seconds)
         while waiting:
-            if (answer := _next_answer(consumer, settings, deployment)) is not None:
-                waiting.pop(answer.uuid, None)
-                deadlines[answer.partition] = time.monotonic() + timeout_seconds
+            message = consumer.poll(0.2)
+            if message is not None and skip(consumer, settings, message) is None:
+                answer = read_answer(message)
+                if answer and answer.uuid and answer.deployment == deployment:
+                    waiting.pop(answer.uuid, None)
+                    deadlines[answer.partition] = time.monotonic() + timeout_seconds
             if time.monotonic() > probed + PROBE_QUERY_SECONDS:
                 if (reason := unhealthy_reason()) is not None:
                     raise CanaryError(reason)
@@ -99,16 +88,7 @@ def prove(
                     f"{', '.join(map(str, silent))} within {timeout_seconds:g} s; look at the log of spark-connect "
                     "(make logs SERVICE=spark-connect)"
                 )
-        return uuids, time.monotonic() - begin
-
-
-def _next_answer(consumer: Consumer, settings: Settings, deployment: int) -> Answer | None:
-    """The next message, where it is an answer of this deployment; steps over what the client cannot read."""
-    message = consumer.poll(0.2)
-    if message is None or skip(consumer, settings, message) is not None:
-        return None
-    answer = read_answer(message)
-    return answer if answer and answer.uuid and answer.deployment == deployment else None
+        return uuids
 
 
 def await_canaries(

@@ -11,25 +11,16 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from flight_delays.contract import REQUEST_TOPIC
-from flight_delays.errors import BrokerError, CanaryError, OvertakenError, PredictorError, sentence
+from flight_delays.errors import BrokerError, CanaryError, OvertakenError, PredictorError, RegistryError, sentence
 from flight_delays.infra.kafka import ends
+from flight_delays.infra.topics import topic_id
 from flight_delays.model import promotion, registry
-from flight_delays.predictor import canary, engine
+from flight_delays.predictor import canary, engine, handover
 from flight_delays.predictor.events import Event, Kind, record
-from flight_delays.predictor.handover import (
-    Start,
-    committed,
-    go_around,
-    recreated,
-    request_topic_id,
-    starting_point,
-    unreadable_from,
-)
 from flight_delays.predictor.state import Action, Deployment, Failure, Gap, State, Wanted, change_state, read_state
 
 if TYPE_CHECKING:
@@ -40,35 +31,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Result(StrEnum):
-    """What was done; all but the first are events."""
-
-    UNCHANGED = "unchanged"
-    STARTED = "started"
-    REPLACED = "replaced"
-    RESTARTED = "restarted"
-    REPAIRED = "repaired"
-    STOPPED = "stopped"
-
-
 @dataclass(frozen=True)
 class Outcome:
-    """What was done, for which deployment, why, and the seconds its canaries took to come back."""
+    """What was done (`Kind.UNCHANGED`: nothing), for which deployment, and why."""
 
-    result: Result
+    result: Kind
     deployment: Deployment | None
     reason: str = ""
-    canary_seconds: float = 0
 
     def summary(self) -> dict[str, Any]:
         """The outcome in JSON's types, for a task's result."""
         deployment = self.deployment.model_dump(mode="json") if self.deployment else {}
-        return {
-            "result": self.result.value,
-            "reason": self.reason,
-            "canary_seconds": round(self.canary_seconds, 3),
-            **deployment,
-        }
+        return {"result": self.result.value, "reason": self.reason, **deployment}
 
 
 def reconcile(
@@ -90,8 +64,7 @@ def reconcile(
 
     def event(kind: Kind, deployment: Deployment | None, why: str) -> None:
         generation, model = (deployment.generation, deployment.version) if deployment else (None, version)
-        seconds = round(time.monotonic() - begin, 3)
-        at = dt.datetime.now(dt.UTC)
+        at, seconds = dt.datetime.now(dt.UTC), round(time.monotonic() - begin, 3)
         record(
             db,
             Event(At=at, Kind=kind, Generation=generation, Version=model, Reason=why, Seconds=seconds, DagRun=dag_run),
@@ -103,10 +76,10 @@ def reconcile(
             if not version:
                 raise PredictorError('deploy needs a version: {"action": "deploy", "version": "20260101T030000Z-..."}')
             promotion.move(settings.models, version, "deployed by hand")
-        run = _Run(settings, db, lambda candidate, why: event(Kind.QUARANTINED, candidate, why))
-        outcome = run.do(action, reason)
-        if outcome.result is not Result.UNCHANGED:
-            event(Kind(outcome.result.value), outcome.deployment, outcome.reason)
+        run = _Run(settings, db, reason, event)
+        outcome = run.do(action)
+        if outcome.result is not Kind.UNCHANGED:
+            event(outcome.result, outcome.deployment, outcome.reason)
         if run.canaries and outcome.deployment:  # a new query would not repair the way from Kafka to MongoDB
             canary.await_canaries(db, run.canaries, outcome.deployment.generation, settings.canary_timeout_seconds)
     except OvertakenError:
@@ -129,60 +102,41 @@ class _Run:
         self,
         settings: Settings,
         db: Database[dict[str, Any]],
-        quarantined: Callable[[Deployment, str], None] = lambda _, __: None,
+        reason: str = "",
+        event: Callable[[Kind, Deployment, str], None] = lambda *_: None,
     ) -> None:
-        self.settings = settings
-        self.db = db
-        self.quarantined = quarantined
+        self.settings, self.db, self.reason, self.event = settings, db, reason, event
         self.state: State = read_state(db)
         self.canaries: list[str] = []
         self.tried: Deployment | None = None
 
-    def do(self, action: Action, reason: str) -> Outcome:
-        """The step that the table `_STEPS` names; see `reconcile`."""
-        return _STEPS[action, self.state.wanted](self, reason)
-
-    def leave_stopped(self, reason: str) -> Outcome:  # noqa: ARG002 - as the other steps
-        """Stops what a killed run left behind, and starts nothing."""
-        self._clear_up()
-        return Outcome(Result.UNCHANGED, None, "a person stopped it; the action start ends that")
-
-    def serve(self, reason: str, *, restart: bool = False) -> Outcome:
-        """Brings about that the champion serves."""
+    def do(self, action: Action) -> Outcome:
+        """Does what is asked; see `reconcile`."""
+        stopped = self.state.wanted is Wanted.STOPPED
+        if action is Action.STOP:
+            return self._stop()
+        if action is Action.RECONCILE and stopped:
+            self._clear_up()
+            return Outcome(Kind.UNCHANGED, None, "a person stopped it; the action start ends that")
         pointer = registry.read_pointer(self.settings.models)
+        if action is not Action.RECONCILE:  # a person asks for it: what failed before is tried again
+            failed = {version: failure for version, failure in self.state.failed.items() if version != pointer.champion}
+            if stopped or failed != self.state.failed:
+                self._change(wanted=Wanted.RUNNING, failed=failed)
         if pointer.champion is None:
             raise PredictorError(
                 "there is no model to serve yet; run the DAG agile_data_science_batch_prediction_model_training"
             )
         self._clear_up()
-        return self._serve_champion(pointer, restart=restart, reason=reason)
-
-    def retry(self, reason: str) -> Outcome:
-        """The same, also where the champion failed before: a person asks for it."""
-        self._accept_request()
-        return self.serve(reason)
-
-    def restart(self, reason: str) -> Outcome:
-        """The same, with a new query in place of a healthy one, too."""
-        self._accept_request()
-        return self.serve(reason, restart=True)
-
-    def start(self, reason: str) -> Outcome:
-        """Ends a stop."""
-        outcome = self.retry(reason)
-        if outcome.result is Result.REPAIRED:
-            return Outcome(Result.STARTED, outcome.deployment, reason or "was stopped", outcome.canary_seconds)
+        outcome = self._serve_champion(pointer, restart=action is Action.RESTART and not stopped)
+        if stopped and outcome.result is Kind.REPAIRED:
+            return replace(outcome, result=Kind.STARTED, reason=self.reason or "was stopped")
         return outcome
 
-    def _accept_request(self) -> None:
-        champion = registry.read_pointer(self.settings.models).champion
-        failed = {version: failure for version, failure in self.state.failed.items() if version != champion}
-        if self.state.wanted is Wanted.STOPPED or failed != self.state.failed:
-            self._change(wanted=Wanted.RUNNING, failed=failed)
-
-    def _serve_champion(self, pointer: registry.Pointer, *, restart: bool, reason: str) -> Outcome:
-        champion = str(pointer.champion)
-        substitute = self._substitute(pointer)
+    def _serve_champion(self, pointer: registry.Pointer, *, restart: bool) -> Outcome:
+        champion, serving = str(pointer.champion), self.state.serving
+        candidates = (serving.version if serving else None, pointer.previous)
+        substitute = next((v for v in candidates if v not in (None, champion, *self.state.failed)), None)
         if (failure := self.state.failure(pointer)) is not None:
             why = (
                 f"the champion {champion} failed at {failure.at:%Y-%m-%d %H:%M} UTC and is not tried again until a "
@@ -190,19 +144,17 @@ class _Run:
             )
             if substitute is None:
                 raise PredictorError(f"{why}, and no other model can serve: {failure.reason}")
-            found = self._serve(substitute, restart=restart, reason=reason)
-            return Outcome(found.result, found.deployment, f"{why}: {failure.reason}", found.canary_seconds)
+            return replace(self._serve(substitute, restart=restart), reason=f"{why}: {failure.reason}")
         try:
-            return self._serve(champion, restart=restart, reason=reason)
+            return self._serve(champion, restart=restart)
         except (OvertakenError, engine.SlotsError, BrokerError):  # no model is to blame
             raise
-        except engine.ModelError as error:
-            self._mark_failed(champion, substitute, error)
-            raise
-        except (PredictorError, CanaryError) as error:
-            serving = self.state.serving
+        except (PredictorError, CanaryError, RegistryError) as error:
             # Is it the new model, or all around it? The old query tells, which does not know the new model.
-            if serving is not None and serving.version != champion and self._answers(serving):
+            serving = self.state.serving
+            if isinstance(error, RegistryError):
+                self._mark_failed(champion, substitute, error)
+            elif serving is not None and serving.version != champion and self._answers(serving):
                 self._mark_failed(champion, serving.version, error)
             raise
 
@@ -210,19 +162,13 @@ class _Run:
         """Records that the champion failed, once another version serves in its place, if any can."""
         if substitute is not None:
             log.warning("%s serves in place of the champion %s: %s", substitute, champion, error)
-            self._serve(substitute, restart=False, reason=sentence(error))
+            self._serve(substitute, restart=False)
         failure = Failure(reason=sentence(error), at=dt.datetime.now(dt.UTC))
         self._change(failed={**self.state.failed, champion: failure})
 
-    def _substitute(self, pointer: registry.Pointer) -> str | None:
-        """Which version can serve in place of the champion."""
-        serving = self.state.serving
-        candidates = (serving.version if serving else None, pointer.previous)
-        return next((v for v in candidates if v not in (None, pointer.champion, *self.state.failed)), None)
-
     # --- the ways to a running query ---------------------------------------------------------------------------------
 
-    def _serve(self, version: str, *, restart: bool, reason: str) -> Outcome:
+    def _serve(self, version: str, *, restart: bool) -> Outcome:
         """Brings about that this version serves: keeps its healthy query, repairs an unhealthy one, replaces others.
 
         Raises BrokerError before anything is touched where Kafka does not answer.
@@ -231,10 +177,12 @@ class _Run:
         engine.await_server(self.settings)
         serving = self.state.serving
         if serving is None or serving.version != version or restart:
-            return self._replace(version, reason)
-        if (unhealthy := recreated(self.settings, serving) or engine.unhealthy_reason(self.settings, serving)) is None:
+            return self._replace(version)
+        unhealthy = handover.recreated(self.settings, serving) or engine.unhealthy_reason(self.settings, serving)
+        if unhealthy is None:
             try:
-                return Outcome(Result.UNCHANGED, serving, canary_seconds=self._prove(serving))
+                self._prove(serving)
+                return Outcome(Kind.UNCHANGED, serving)
             except BrokerError:
                 raise
             except (CanaryError, PredictorError) as error:
@@ -244,9 +192,10 @@ class _Run:
     def _repair(self, old: Deployment, reason: str) -> Outcome:
         """The same model in a new query, once the unhealthy one is stopped for sure."""
         log.warning("deployment %d is unhealthy: %s", old.generation, reason)
-        engine.verify(self.settings, old.version)
+        registry.verify(self.settings.models, old.version)
         checkpoint = self.settings.checkpoints / old.checkpoint
-        if checkpoint.exists() and committed(checkpoint) is None and not recreated(self.settings, old):
+        damaged = checkpoint.exists() and handover.committed(checkpoint) is None
+        if damaged and not handover.recreated(self.settings, old):
             raise PredictorError(
                 f"the checkpoint {checkpoint} is damaged, so nothing tells where to go on: run the DAG "
                 'flight_delay_predictor with {"action": "restart"}, which answers again what Kafka still keeps (first '
@@ -255,38 +204,37 @@ class _Run:
         engine.await_server(self.settings)  # it may have died a moment ago
         candidate = self._claim(old.version, alone=True)
         engine.stop_session(self.settings, old.session_id)
-        candidate, seconds = self._launch(candidate)
+        candidate = self._launch(candidate)
         self._change(serving=candidate, candidate=None)
-        return Outcome(Result.REPAIRED, candidate, reason, seconds)
+        return Outcome(Kind.REPAIRED, candidate, reason)
 
-    def _replace(self, version: str, reason: str) -> Outcome:
+    def _replace(self, version: str) -> Outcome:
         """A new query next to the old one, which stops only once the new one has answered its canaries."""
         old = self.state.serving
-        engine.verify(self.settings, version)
-        candidate, seconds = self._launch(self._claim(version))
+        registry.verify(self.settings.models, version)
+        candidate = self._launch(self._claim(version))
         self._change(serving=candidate, candidate=None, retiring=(old.session_id,) if old else ())
         self._clear_up()
         if old is None:
-            return Outcome(Result.STARTED, candidate, reason or "the first deployment", seconds)
+            return Outcome(Kind.STARTED, candidate, self.reason or "the first deployment")
         if old.version == version:
-            return Outcome(Result.RESTARTED, candidate, reason or "a person asked for it", seconds)
-        return Outcome(Result.REPLACED, candidate, reason or f"replaces {old.version}", seconds)
+            return Outcome(Kind.RESTARTED, candidate, self.reason or "a person asked for it")
+        return Outcome(Kind.REPLACED, candidate, self.reason or f"replaces {old.version}")
 
-    def stop(self, reason: str) -> Outcome:
+    def _stop(self) -> Outcome:
         """Stops the query, and whatever a killed run left behind."""
         if self.state.wanted is Wanted.STOPPED and not self.state.in_progress:
-            return Outcome(Result.UNCHANGED, None, "is stopped")
+            return Outcome(Kind.UNCHANGED, None, "is stopped")
         serving = self.state.serving
-        leftovers = [d.session_id for d in self.state.deployments]
-        retiring = (*self.state.retiring, *leftovers)
+        retiring = (*self.state.retiring, *(each.session_id for each in self.state.deployments))
         self._change(wanted=Wanted.STOPPED, retiring=retiring, **self._drop_candidate(self.state.candidate))
         self._clear_up()
-        return Outcome(Result.STOPPED, serving, reason or "a person asked for it")
+        return Outcome(Kind.STOPPED, serving, self.reason or "a person asked for it")
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
-    def _launch(self, candidate: Deployment) -> tuple[Deployment, float]:
-        """Starts the claimed candidate behind what was answered; returns it and its canaries' seconds once they came.
+    def _launch(self, candidate: Deployment) -> Deployment:
+        """Starts the claimed candidate behind what was answered; returns it once its canaries came.
 
         Where that fails, its session is stopped and the candidate is given back.
         """
@@ -296,7 +244,7 @@ class _Run:
             start = self._start(candidate).for_spark()
             candidate = engine.start(self.settings, candidate, start, queries=queries)
             self._change(candidate=candidate)
-            seconds = self._prove(candidate)
+            self._prove(candidate)
         except Exception as error:
             with suppress(PredictorError):  # where the server stays away, the next run clears up
                 engine.await_server(self.settings)
@@ -305,40 +253,35 @@ class _Run:
                     self._change(**self._drop_candidate(candidate))
             raise
         self.tried = None
-        return candidate, seconds
+        return candidate
 
-    def _start(self, candidate: Deployment) -> Start:
+    def _start(self, candidate: Deployment) -> handover.Start:
         """Where the candidate starts: behind what was answered, and behind what no query could read."""
         old = self.state.serving
         if old is None or not old.reads(candidate.topic_id):  # offsets would be those of a topic that is gone
-            start = Start()
+            checkpoint = None
             self._change(topic_since=candidate.generation)
         else:
-            start = starting_point(self.settings, self.settings.checkpoints / old.checkpoint, self.state.topic_since)
+            checkpoint = self.settings.checkpoints / old.checkpoint
+        start = handover.starting_point(self.settings, checkpoint, self.state.topic_since)
         known = {(gap.partition, gap.first): gap for gap in self.state.gaps if gap.topic_id == candidate.topic_id}
-        found = {
-            (batch.partition, batch.first): known.get(
-                (batch.partition, batch.first), Gap(topic_id=candidate.topic_id, **asdict(batch))
-            )
-            for batch in unreadable_from(self.settings, start)
-        }
-        if found:
-            start = go_around(self.settings, start, found.values())
-        behind = {place: gap.model_copy(update={"gone_around": True}) for place, gap in found.items()}
-        if (gaps := tuple((known | behind).values())) != self.state.gaps:
+        start, new = handover.go_around(self.settings, start, known)
+        gaps = (*known.values(), *(Gap(topic_id=candidate.topic_id, **asdict(batch)) for batch in new))
+        if gaps != self.state.gaps:
             self._change(gaps=gaps)
-        for gap in (gap for place, gap in found.items() if place not in known):
-            self.quarantined(
+        for gap in new:
+            self.event(
+                Kind.QUARANTINED,
                 candidate,
                 f"partition {gap.partition} of {REQUEST_TOPIC}, offsets {gap.first} to {gap.last}, is quarantined, "
                 f"as it would end every query: {gap.reason}",
             )
         return start
 
-    def _prove(self, deployment: Deployment) -> float:
-        """Seconds until the canaries were answered; where they are not, the query's own exception is the reason."""
+    def _prove(self, deployment: Deployment) -> None:
+        """Returns once the canaries were answered; where they are not, the query's own exception is the reason."""
         try:
-            self.canaries, seconds = canary.prove(
+            self.canaries = canary.prove(
                 self.settings,
                 deployment.generation,
                 self.settings.canary_timeout_seconds,
@@ -351,7 +294,6 @@ class _Run:
             if (reason := engine.unhealthy_reason(self.settings, deployment)) is not None:
                 raise PredictorError(reason) from error
             raise
-        return seconds
 
     def _answers(self, deployment: Deployment) -> bool:
         try:
@@ -361,7 +303,7 @@ class _Run:
         return True
 
     def _claim(self, version: str, *, alone: bool = False) -> Deployment:
-        candidate = self.state.next_deployment(version, topic_id=request_topic_id(self.settings), alone=alone)
+        candidate = self.state.next_deployment(version, topic_id=topic_id(self.settings, REQUEST_TOPIC), alone=alone)
         self._change(generation=candidate.generation, candidate=candidate)
         return candidate
 
@@ -381,23 +323,10 @@ class _Run:
         So a backlog that takes longer than a task may is worked off all the same.
         """
         serving = self.state.serving
-        if serving and candidate and candidate.alone and committed(self.settings.checkpoints / candidate.checkpoint):
-            serving = serving.model_copy(update={"checkpoint": candidate.checkpoint, "topic_id": candidate.topic_id})
+        alone = candidate if candidate and candidate.alone else None
+        if serving and alone and handover.committed(self.settings.checkpoints / alone.checkpoint):
+            serving = serving.model_copy(update={"checkpoint": alone.checkpoint, "topic_id": alone.topic_id})
         return {"candidate": None, "serving": serving}
 
     def _change(self, **change: Any) -> None:
         self.state = change_state(self.db, self.state, **change)
-
-
-_STEPS: Final[dict[tuple[Action, Wanted], Callable[[_Run, str], Outcome]]] = {
-    (Action.RECONCILE, Wanted.RUNNING): _Run.serve,
-    (Action.RECONCILE, Wanted.STOPPED): _Run.leave_stopped,
-    (Action.START, Wanted.RUNNING): _Run.retry,
-    (Action.START, Wanted.STOPPED): _Run.start,
-    (Action.DEPLOY, Wanted.RUNNING): _Run.retry,
-    (Action.DEPLOY, Wanted.STOPPED): _Run.start,
-    (Action.RESTART, Wanted.RUNNING): _Run.restart,
-    (Action.RESTART, Wanted.STOPPED): _Run.start,
-    (Action.STOP, Wanted.RUNNING): _Run.stop,
-    (Action.STOP, Wanted.STOPPED): _Run.stop,
-}

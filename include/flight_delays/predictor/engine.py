@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
 from flight_delays.contract import REQUEST_TOPIC
 from flight_delays.errors import PredictorError, RegistryError, sentence
 from flight_delays.infra.kafka import ends
@@ -36,10 +38,6 @@ DEFAULT_PORT: Final = 15002
 SPARK_USER: Final = "flight_delays"
 
 
-class ModelError(PredictorError):
-    """The model itself is to blame: its folder is missing or damaged, or Spark cannot load it."""
-
-
 class SlotsError(PredictorError):
     """The Spark Connect server lacks the task slots for the query: no model is to blame."""
 
@@ -51,19 +49,15 @@ def ping(settings: Settings) -> None:
     from pyspark.sql.connect.proto import ReleaseSessionRequest, SparkConnectServiceStub
 
     address = _address(settings)
-    silent = PredictorError(f"the Spark Connect server does not answer at {address} (FLIGHTS_SPARK_CONNECT_URL)")
     if not listens(settings):
-        raise silent
+        raise PredictorError(f"the Spark Connect server does not answer at {address} (FLIGHTS_SPARK_CONNECT_URL)")
+    # Only a call shows whether the token is accepted. This one releases a session that does not exist, and leaves
+    # nothing behind on the server.
+    call = ReleaseSessionRequest(session_id=str(uuid.uuid4()), allow_reconnect=True)
+    call.user_context.user_id = SPARK_USER
     with DefaultChannelBuilder(_url(settings)).toChannel() as channel:
         try:
-            grpc.channel_ready_future(channel).result(timeout=5)
-            # Only a call shows whether the token is accepted. This one releases a session that does not exist, and
-            # leaves nothing behind on the server.
-            call = ReleaseSessionRequest(session_id=str(uuid.uuid4()), allow_reconnect=True)
-            call.user_context.user_id = SPARK_USER
             SparkConnectServiceStub(channel).ReleaseSession(call, timeout=5)
-        except grpc.FutureTimeoutError as error:
-            raise silent from error
         except grpc.RpcError as error:
             raise PredictorError(f"the Spark Connect server at {address} says: {error.details()}") from error
 
@@ -91,34 +85,20 @@ def _address(settings: Settings) -> str:
     return urlsplit(settings.spark_connect_url).netloc  # what follows may hold a token
 
 
-def await_server(settings: Settings, seconds: float = SERVER_SECONDS) -> None:
+def await_server(settings: Settings) -> None:
     """Returns once the server answers: the process manager starts a killed one again, in 8 s or so.
 
     Raises PredictorError where it does not answer in time.
     """
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return ping(settings)
-        except PredictorError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-
-
-def verify(settings: Settings, version: str) -> None:
-    """Raises ModelError where the version's folder is missing, incomplete, damaged or unreadable."""
-    try:
-        registry.verify(settings.models, version)
-    except RegistryError as error:
-        raise ModelError(str(error)) from error
+    wanted = retry_if_exception_type(PredictorError)
+    Retrying(retry=wanted, wait=wait_fixed(0.5), stop=stop_after_delay(SERVER_SECONDS), reraise=True)(ping, settings)
 
 
 def start(settings: Settings, deployment: Deployment, starting_offsets: str, *, queries: int = 1) -> Deployment:
     """Starts the deployment's query; returns it with the query's ids.
 
     `starting_offsets` ("earliest" or JSON) are where it begins: its checkpoint is new. `queries` run side by side,
-    this one included. The caller has verified the version. Raises ModelError where the model cannot be loaded,
+    this one included. The caller has verified the version. Raises RegistryError where the model cannot be loaded,
     SlotsError where the server is too small, PredictorError where it does not answer or Spark refuses.
     """
     log.info(
@@ -166,7 +146,7 @@ def _load(settings: Settings, version: str) -> PipelineModel:
         # The server went down, or came up again meanwhile and knows no session any more: not the model's fault.
         if isinstance(error, SparkConnectGrpcException) and ("UNAVAILABLE" in str(error) or "SESSION" in str(error)):
             raise
-        raise ModelError(
+        raise RegistryError(
             f"Spark cannot load model {version} ({sentence(error)}): promote another version or train a new one"
         ) from error
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class Kind(StrEnum):
     """What happened."""
 
+    UNCHANGED = "unchanged"
+    """Nothing: a run's result, but no event."""
     STARTED = "started"
     REPLACED = "replaced"
     RESTARTED = "restarted"

@@ -9,33 +9,23 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from flight_delays.contract import MAX_KEY_BYTES, MAX_MESSAGE_BYTES, REQUEST_TOPIC
-from flight_delays.errors import BrokerError
-from flight_delays.infra.batches import Unreadable, is_of_a_batch, skip, unreadable
-from flight_delays.infra.kafka import (
-    ANSWER_SECONDS,
-    bounds,
-    client_options,
-    first_messages,
-    no_broker,
-    partitions_of,
-    producer_options,
-    reader,
-)
+from flight_delays.infra import kafka
+from flight_delays.infra.batches import Unreadable, unreadable
 from flight_delays.infra.topics import topic_id
 from flight_delays.predictor.timeouts import CLOCK_SKEW_SECONDS, ON_DISK_SECONDS, READ_ANSWERS_SECONDS
 from flight_delays.predictor.workload import PLACES, read_answer
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, Message, Producer
+    from confluent_kafka import Consumer, Message
 
-    from flight_delays.predictor.state import Deployment, Gap
+    from flight_delays.predictor.state import Deployment
     from flight_delays.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,35 +35,20 @@ Offsets = dict[int, int]
 Place = tuple[int, int]
 """Partition and offset of a request."""
 
-EARLIEST: Final = "earliest"
-FROM_THE_BEGINNING: Final = -2
-"""Spark's number for it, in JSON."""
-
 
 @dataclass(frozen=True)
 class Start:
-    """Where a query starts: `offsets` of each partition, None for the beginning.
+    """Where a query starts: `offsets` of each partition.
 
     `answered` are places, also behind it, each with the last answer's timestamp in milliseconds.
     """
 
-    offsets: Offsets | None = None
+    offsets: Offsets
     answered: Mapping[Place, int] = field(default_factory=dict)
 
     def for_spark(self) -> str:
         """The value of Spark's option `startingOffsets`."""
-        return EARLIEST if self.offsets is None else json.dumps({REQUEST_TOPIC: self.offsets})
-
-
-def request_topic_id(settings: Settings) -> str:
-    """The id of the request topic of now; empty where the broker gives none. Raises BrokerError."""
-    from confluent_kafka import KafkaException
-    from confluent_kafka.admin import AdminClient
-
-    try:
-        return topic_id(AdminClient(client_options(settings)), REQUEST_TOPIC)
-    except KafkaException as error:
-        raise no_broker(settings, error) from error
+        return json.dumps({REQUEST_TOPIC: self.offsets})
 
 
 def recreated(settings: Settings, deployment: Deployment) -> str | None:
@@ -81,7 +56,7 @@ def recreated(settings: Settings, deployment: Deployment) -> str | None:
 
     Without this, the offsets of the topic that is gone would skip as many requests of the one that is there.
     """
-    if not deployment.topic_id or deployment.reads(request_topic_id(settings)):
+    if not deployment.topic_id or deployment.reads(topic_id(settings, REQUEST_TOPIC)):
         return None
     return (
         f"the topic {REQUEST_TOPIC} was deleted and recreated since deployment {deployment.generation} started; it is "
@@ -89,25 +64,26 @@ def recreated(settings: Settings, deployment: Deployment) -> str | None:
     )
 
 
-def starting_point(settings: Settings, checkpoint: Path, topic_since: int = 0) -> Start:
+def starting_point(settings: Settings, checkpoint: Path | None, topic_since: int = 0) -> Start:
     """Where the successor of the query with this checkpoint starts.
 
     In each partition that is the first request since the last committed batch that has neither an answer nor a dead
     letter on Kafka, of a deployment from `topic_since` on. What comes after it may be answered twice; the first answer
-    stays. The beginning where the checkpoint tells nothing. Raises BrokerError where Kafka does not answer.
+    stays. The beginning without a checkpoint, or where it tells nothing. Raises BrokerError where Kafka does not
+    answer.
     """
-    found = committed(checkpoint)
-    if found is None:
-        return Start()
-    offsets, since = found
+    offsets, since = (checkpoint and committed(checkpoint)) or ({}, time.time())
     begin = time.monotonic()
-    with reader(settings) as consumer:
-        answered = _answered(consumer, settings, since, topic_since)
-        available = list(bounds(consumer, settings, REQUEST_TOPIC).values())
+    with kafka.reader(settings) as consumer:
+        answered = _answered(consumer, settings, since, topic_since) if offsets else {}
+        available = kafka.bounds(consumer, settings, REQUEST_TOPIC)
     behind = first_unanswered(offsets, answered)
-    sure = _still_answered(settings, answered, [(p, offset - 1) for p, offset in behind.items()])
-    behind = {p: offset if (p, offset - 1) in sure else offsets[p] for p, offset in behind.items()}
-    going_on = clamp_offsets(behind, available)
+    # A broker whose machine lost power, and a recreated topic, use an offset a second time: so the last answered
+    # request must be older than its answer.
+    last = {partition: offset - 1 for partition, offset in behind.items() if (partition, offset - 1) in answered}
+    requests = kafka.messages_at(settings, REQUEST_TOPIC, last, kafka.ANSWER_SECONDS)
+    sure = {partition for partition, request in requests.items() if _is_answered(request, answered)}
+    going_on = clamp_offsets({p: offset if p in sure else offsets[p] for p, offset in behind.items()}, available)
     log.info(
         "the last batch was committed at %s; %d were answered since, found in %.1f s: going on at %s",
         *(offsets, len(answered), time.monotonic() - begin, going_on),
@@ -115,89 +91,48 @@ def starting_point(settings: Settings, checkpoint: Path, topic_since: int = 0) -
     return Start(going_on, answered)
 
 
-def unreadable_from(settings: Settings, start: Start) -> list[Unreadable]:
-    """The batches from there on that would end the query, whose reader unpacks them. Raises BrokerError."""
-    with reader(settings) as consumer:
-        offsets = _offsets(consumer, settings, start)
-    return list(unreadable(settings, REQUEST_TOPIC, offsets))
+def go_around(settings: Settings, start: Start, known: Container[Place]) -> tuple[Start, list[Unreadable]]:
+    """The start behind the last batch of each partition that would end the query, whose reader unpacks them.
 
-
-def go_around(settings: Settings, start: Start, gaps: Iterable[Gap]) -> Start:
-    """The start behind the last gap of each partition, once each readable request before it is on the topic again.
-
-    Requests that were answered stay where they are; the others keep their UUID, so an answer to the first of the two
-    stays. None is sent before a gap that was gone around already. Returns after Kafka has confirmed them all. Raises
-    BrokerError.
+    Returns, too, those that are not `known` (partition and first offset): each readable request before them is on the
+    topic again, confirmed by Kafka. Requests that were answered stay where they are; the others keep their UUID, so an
+    answer to the first of the two stays. Raises BrokerError.
     """
     from confluent_kafka import Producer
 
-    failures: list[str] = []
+    with kafka.reader(settings) as consumer:
+        offsets = dict(start.offsets)
+        gaps = list(unreadable(settings, REQUEST_TOPIC, offsets))
+        new = [gap for gap in gaps if (gap.partition, gap.first) not in known]
+        if not gaps:
+            return start, new
 
-    def confirmed(error: Any, message: Message) -> None:
-        if error is not None:
-            failures.append(f"{error} (a request of {len(message.value() or b''):,} bytes)")
+        def waiting() -> Iterator[tuple[bytes | None, bytes | None]]:
+            for gap in gaps:
+                # To the gap's end, which Kafka gives as an error: so all that lies before it has come.
+                begin = offsets[gap.partition] if gap in new else gap.last + 1
+                before = {(REQUEST_TOPIC, gap.partition): (begin, gap.last + 1)}
+                for request in kafka.read(consumer, settings, before, kafka.ANSWER_SECONDS):
+                    if request.offset() < gap.first and not _is_answered(request, start.answered):
+                        yield _cut(request.key(), MAX_KEY_BYTES), _cut(request.value(), MAX_MESSAGE_BYTES)
+                offsets[gap.partition] = max(offsets[gap.partition], gap.last + 1)
 
-    options = producer_options(settings, timeout_seconds=60)
-    producer = Producer({**options, "enable.idempotence": True, "queue.buffering.max.kbytes": 64 * 1024})
-    sent = 0
-    with reader(settings) as consumer:
-        offsets = _offsets(consumer, settings, start)
-        for gap in sorted(gaps, key=lambda gap: (gap.partition, gap.first)):
-            for message in () if gap.gone_around else _requests_before(consumer, gap, offsets[gap.partition]):
-                if not _is_answered(message, start.answered):
-                    _produce(producer, message, confirmed)
-                    sent += 1
-            offsets[gap.partition] = max(offsets[gap.partition], gap.last + 1)
-    left = producer.flush(90)
-    if left or failures:
-        raise BrokerError(f"Kafka did not take {left or len(failures)} of {sent} requests again: {failures[:1]}")
+        options = kafka.producer_options(settings, timeout_seconds=60)
+        producer = Producer({**options, "enable.idempotence": True, "queue.buffering.max.kbytes": 64 * 1024})
+        sent = kafka.send(producer, REQUEST_TOPIC, waiting(), 90)
     log.warning("%d requests are on the topic again, behind unreadable batches", sent)
-    return Start(offsets)
+    return Start(offsets), new
 
 
-def _requests_before(consumer: Consumer, gap: Gap, position: int) -> Iterator[Message]:
-    """The readable requests from the position to the gap. Raises BrokerError where Kafka does not give them."""
-    from confluent_kafka import TopicPartition
-
-    if position < gap.first:
-        consumer.assign([TopicPartition(REQUEST_TOPIC, gap.partition, position)])
-    while position < gap.first:
-        message = consumer.poll(ANSWER_SECONDS)
-        if message is not None and is_of_a_batch(message):
-            return  # the gap itself: no request lies just before it
-        if message is None or message.error() is not None:
-            why = "no answer" if message is None else message.error()
-            raise BrokerError(f"Kafka does not give the requests before an unreadable one: {why}")
-        position = message.offset() + 1
-        if position <= gap.first:
-            yield message
+def _cut(text: bytes | None, limit: int) -> bytes | None:
+    """What is too large is rejected as such, by its first bytes, too: as a whole, Kafka might not take it again."""
+    return text and text[: limit + 1]
 
 
 def _is_answered(request: Message, answered: Mapping[Place, int]) -> bool:
     """Whether the request has an answer, and not another one that had its offset before."""
     at = answered.get((request.partition(), request.offset()))
     return at is not None and int(request.timestamp()[1]) <= at + CLOCK_SKEW_SECONDS * 1000
-
-
-def _produce(producer: Producer, message: Message, confirmed: Callable[[Any, Message], None]) -> None:
-    # What is too large is rejected as such, by its first bytes, too: as a whole, Kafka might not take it a second time.
-    key, value = message.key(), message.value()
-    key, value = key and key[: MAX_KEY_BYTES + 1], value and value[: MAX_MESSAGE_BYTES + 1]
-    while True:
-        try:
-            producer.produce(REQUEST_TOPIC, key=key, value=value, on_delivery=confirmed)
-            return
-        except BufferError:
-            producer.poll(0.1)
-
-
-def _offsets(consumer: Consumer, settings: Settings, start: Start) -> Offsets:
-    """The start's offset in each partition, as numbers: the first available one where it means the beginning."""
-    offsets = start.offsets or {}
-    available = bounds(consumer, settings, REQUEST_TOPIC)
-    return {
-        partition: max(offsets.get(partition, FROM_THE_BEGINNING), low) for partition, (low, _) in available.items()
-    }
 
 
 def first_unanswered(offsets: Offsets, answered: Container[Place]) -> Offsets:
@@ -208,17 +143,15 @@ def first_unanswered(offsets: Offsets, answered: Container[Place]) -> Offsets:
     }
 
 
-def clamp_offsets(offsets: Offsets, available: Sequence[tuple[int, int]]) -> Offsets:
+def clamp_offsets(offsets: Offsets, available: Mapping[int, tuple[int, int]]) -> Offsets:
     """The offsets for a topic with these first and next offsets: where one is outside, from the partition's beginning.
 
     That applies to a new partition, to a recreated topic, and where Kafka no longer keeps what was not answered. Spark
     requires an offset for each partition, and for no other.
     """
     return {
-        partition: offsets[partition]
-        if partition in offsets and first <= offsets[partition] <= following
-        else FROM_THE_BEGINNING
-        for partition, (first, following) in enumerate(available)
+        partition: offset if first <= (offset := offsets.get(partition, -1)) <= following else first
+        for partition, (first, following) in available.items()
     }
 
 
@@ -243,52 +176,12 @@ def _answered(consumer: Consumer, settings: Settings, since: float, topic_since:
     """The requests answered or rejected since then, as far as read in time, each with its last answer's timestamp."""
     deadline = time.monotonic() + READ_ANSWERS_SECONDS
     latest = int((time.time() - ON_DISK_SECONDS) * 1000)
-    last_offsets = _assign_since(consumer, settings, since)
     found: dict[Place, int] = {}
-    while last_offsets and time.monotonic() < deadline:
-        for message in consumer.consume(1000, 0.1):
-            offset, (_, timestamp) = message.offset(), message.timestamp()
-            if message.error() is not None:
-                if (skipped := skip(consumer, settings, message)) is None:
-                    continue
-                offset = skipped.last
-            elif (place := _place(message, topic_since)) is not None and timestamp <= latest:
-                found[place] = max(timestamp, found.get(place, 0))
-            source = message.topic(), message.partition()
-            if offset >= last_offsets.get(source, 0):
-                last_offsets.pop(source, None)
+    answers = kafka.since(consumer, settings, PLACES, since - CLOCK_SKEW_SECONDS, kafka.ANSWER_SECONDS)
+    for message in kafka.read(consumer, settings, answers, READ_ANSWERS_SECONDS):
+        answer, (_, timestamp) = read_answer(message), message.timestamp()
+        if answer and answer.place and answer.deployment >= topic_since and timestamp <= latest:
+            found[answer.place] = max(timestamp, found.get(answer.place, 0))
+        if time.monotonic() > deadline:
+            break
     return found
-
-
-def _place(message: Message, topic_since: int) -> Place | None:
-    answer = read_answer(message)
-    return answer.place if answer and answer.deployment >= topic_since else None
-
-
-def _assign_since(consumer: Consumer, settings: Settings, since: float) -> dict[tuple[str, int], int]:
-    """Assigns all answers since then; returns the last offset of each partition that has any."""
-    from confluent_kafka import TopicPartition
-
-    moment = int((since - CLOCK_SKEW_SECONDS) * 1000)
-    places = [place for topic in PLACES for place in partitions_of(consumer, settings, topic)]
-    wanted = [TopicPartition(place.topic, place.partition, moment) for place in places]
-    begins = [place for place in consumer.offsets_for_times(wanted, timeout=ANSWER_SECONDS) if place.offset >= 0]
-    ends = {place: consumer.get_watermark_offsets(place, timeout=ANSWER_SECONDS)[1] for place in begins}
-    consumer.assign(begins)
-    return {(place.topic, place.partition): end - 1 for place, end in ends.items() if place.offset < end}
-
-
-def _still_answered(settings: Settings, answered: Mapping[Place, int], places: Collection[Place]) -> set[Place]:
-    """Those of the places, one a partition at most, whose request of now is older than its answer.
-
-    A broker whose machine lost power, and a recreated topic, use an offset a second time.
-    """
-    moved = dict(place for place in places if place in answered)
-    requests = first_messages(settings, REQUEST_TOPIC, moved, ANSWER_SECONDS)
-    return {
-        place
-        for place in moved.items()
-        if (request := requests.get(place[0])) is not None
-        and request.offset() == place[1]
-        and _is_answered(request, answered)
-    }

@@ -15,15 +15,9 @@ from pymongo.errors import PyMongoError
 from flight_delays.errors import CanaryError, PredictorError, RegistryError, sentence
 from flight_delays.infra import mongo
 from flight_delays.model import registry
-from flight_delays.predictor import canary, engine
+from flight_delays.predictor import canary, engine, timeouts
 from flight_delays.predictor.handover import recreated
 from flight_delays.predictor.state import State, Wanted, read_state
-from flight_delays.predictor.timeouts import (
-    CANARY_SECONDS,
-    FIRST_PAUSE_SECONDS,
-    IN_PROGRESS_SECONDS,
-    LONGEST_PAUSE_SECONDS,
-)
 
 if TYPE_CHECKING:
     from flight_delays.settings import Settings
@@ -67,9 +61,9 @@ def probe(settings: Settings) -> Unhealthy | None:
             part = Part.ANSWERS
             if (reason := recreated(settings, serving)) is not None:
                 raise PredictorError(reason)
-            uuids, _ = canary.prove(settings, serving.generation, CANARY_SECONDS)
+            uuids = canary.prove(settings, serving.generation, timeouts.CANARY_SECONDS)
             part = Part.STORED
-            canary.await_canaries(db, uuids, serving.generation, CANARY_SECONDS)
+            canary.await_canaries(db, uuids, serving.generation, timeouts.CANARY_SECONDS)
     except PyMongoError as error:
         return Unhealthy(
             part, f"MongoDB does not answer at {settings.mongo_uri.rpartition('@')[2]} (MONGO_URI; {sentence(error)})"
@@ -84,17 +78,13 @@ def probe(settings: Settings) -> Unhealthy | None:
 def _left_undone(settings: Settings, state: State) -> str | None:
     """What a run should have done by now and did not, because it was killed, or was never started."""
     now = dt.datetime.now(dt.UTC)
-    limit = now - dt.timedelta(seconds=IN_PROGRESS_SECONDS)
     if state.in_progress:
+        limit = now - dt.timedelta(seconds=timeouts.IN_PROGRESS_SECONDS)
         since = state.changed_at or limit
         return None if since > limit else f"a deployment was left in progress at {since:%H:%M:%S} UTC"
-    if state.wanted is Wanted.STOPPED:
-        return None
     pointer = registry.read_pointer(settings.models)
-    serving = state.serving.version if state.serving else None
-    if pointer.champion in (None, serving) or state.failure(pointer) or (pointer.updated_at or limit) > limit:
-        return None
-    return f"the champion {pointer.champion} was never deployed"
+    unserved = None if state.failure(pointer) else state.unserved(pointer, now)
+    return unserved and f"the champion {pointer.champion} does not serve: {unserved}"
 
 
 @dataclass
@@ -115,8 +105,8 @@ class Backoff:
             self._next.pop(part, None)
         if unhealthy is None:
             return False
-        due, pause = self._next.get(unhealthy.part, (self.clock(), FIRST_PAUSE_SECONDS))
+        due, pause = self._next.get(unhealthy.part, (self.clock(), timeouts.FIRST_PAUSE_SECONDS))
         if self.clock() < due:
             return False
-        self._next[unhealthy.part] = (self.clock() + pause, min(pause * 2, LONGEST_PAUSE_SECONDS))
+        self._next[unhealthy.part] = (self.clock() + pause, min(pause * 2, timeouts.LONGEST_PAUSE_SECONDS))
         return True

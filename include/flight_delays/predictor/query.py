@@ -208,29 +208,15 @@ def predict(requests: DataFrame, model: PipelineModel, version: str, deployment:
     known at departure (`contract.DepartureConditions`) is null where it is unknown, which a model has to expect.
     """
     valid = F.col("invalid").isNull()
-    neutral = {
-        "DepDelay": F.lit(0.0),
-        "Distance": F.lit(1.0),
-        "Carrier": F.lit(""),
-        "Origin": F.lit(""),
-        "Dest": F.lit(""),
-    }
+    neutral = {"DepDelay": 0.0, "Distance": 1.0, "Carrier": "", "Origin": "", "Dest": ""}
+    day = F.when(valid, F.col("FlightDate").try_cast("date")).otherwise(F.lit("2000-01-01").cast("date"))
     safe = requests.withColumns(
-        {name: F.when(valid, F.col(name)).otherwise(value) for name, value in neutral.items()}
+        {name: F.when(valid, F.col(name)).otherwise(F.lit(value)) for name, value in neutral.items()}
         | {name: F.when(valid, F.col(name)) for name in DepartureConditions.model_fields}
-        | {
-            "FlightDateText": F.col("FlightDate"),
-            "FlightDate": F.when(valid, F.col("FlightDate").try_cast("date")).otherwise(
-                F.lit("2000-01-01").cast("date")
-            ),
-        }
+        | {"FlightDateText": F.col("FlightDate"), "FlightDate": day}
     )
     return add_prediction(model, with_features(safe)).withColumns(
-        {
-            "FlightDate": F.col("FlightDateText"),
-            "ModelVersion": F.lit(version),
-            "Deployment": F.lit(deployment),
-        }
+        {"FlightDate": F.col("FlightDateText"), "ModelVersion": F.lit(version), "Deployment": F.lit(deployment)}
     )
 
 

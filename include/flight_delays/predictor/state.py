@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from flight_delays.contract import Collection
 from flight_delays.errors import OvertakenError, PredictorError
+from flight_delays.predictor import timeouts
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -48,8 +49,8 @@ class Action(StrEnum):
 class Gap(BaseModel):
     """Requests that no reader can take: the offsets `first` to `last` of a partition, one batch. No query starts there.
 
-    `topic_id` is that of the topic that bore the name then. `gone_around` says that every readable request before the
-    gap was answered, or is on the topic again behind it.
+    `topic_id` is that of the topic that bore the name then. Every readable request before the gap was answered, or is
+    on the topic again behind it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -59,7 +60,6 @@ class Gap(BaseModel):
     first: int
     last: int
     reason: str
-    gone_around: bool = False
 
 
 class Deployment(BaseModel):
@@ -132,6 +132,16 @@ class State(BaseModel):
         failure = self.failed.get(pointer.champion or "")
         asked_since = failure is not None and pointer.updated_at is not None and pointer.updated_at > failure.at
         return None if asked_since else failure
+
+    def unserved(self, pointer: Pointer, now: dt.datetime) -> str | None:
+        """Why the pointer's champion does not serve; None where it does, need not, or a run is under way to it."""
+        serving = self.serving.version if self.serving else None
+        if self.wanted is Wanted.STOPPED or self.in_progress or pointer.champion in (None, serving):
+            return None
+        if (failure := self.failure(pointer)) is not None:
+            return failure.reason
+        waits = now - pointer.updated_at if pointer.updated_at else dt.timedelta.max
+        return None if waits.total_seconds() < timeouts.IN_PROGRESS_SECONDS else "it was never deployed"
 
     def next_deployment(self, version: str, *, topic_id: str = "", alone: bool = False) -> Deployment:
         """The deployment that a run may claim, with a session and a checkpoint of its own."""

@@ -17,11 +17,12 @@ from pymongo.errors import PyMongoError
 from flight_delays.contract import ANSWER_PLACE, DEAD_LETTER_PLACE, REQUEST_TOPIC, Collection
 from flight_delays.errors import BrokerError, PredictorError, RegistryError, sentence
 from flight_delays.infra import mongo
-from flight_delays.infra.kafka import bounds, first_messages, reader
+from flight_delays.infra.kafka import bounds, messages_at, reader, since
 from flight_delays.model.registry import Pointer, read_pointer
 from flight_delays.predictor import timeouts
 from flight_delays.predictor.events import Event, last_events
 from flight_delays.predictor.state import State, Wanted, read_state
+from flight_delays.predictor.workload import PLACES
 
 if TYPE_CHECKING:
     from flight_delays.settings import Settings
@@ -32,10 +33,10 @@ WINDOW: Final = dt.timedelta(minutes=5)
 LATEST: Final = 1000
 """Maximum number of documents that are read from the end of a collection."""
 HOUR: Final = dt.timedelta(hours=1)
-_FIELDS: Final = ["PredictedAt", "RequestedAt", "Timestamp", "Deployment", *ANSWER_PLACE]
-_READ: Final = dict.fromkeys((Collection.RESPONSES, Collection.REPLAYS, Collection.CANARIES), _FIELDS) | {
-    Collection.REJECTED: ["RejectedAt", "topic", "Deployment", *DEAD_LETTER_PLACE]
+_PLACES: Final = dict.fromkeys((Collection.RESPONSES, Collection.REPLAYS, Collection.CANARIES), ANSWER_PLACE) | {
+    Collection.REJECTED: DEAD_LETTER_PLACE
 }
+_READ: Final = ("PredictedAt", "RequestedAt", "Timestamp", "Deployment", "RejectedAt", "topic")
 
 
 class Condition(StrEnum):
@@ -82,13 +83,11 @@ class Status(BaseModel):
     generation: int | None = None
     since: AwareDatetime | None = None
     """When the serving query was started; None while stopped."""
-    window_seconds: float | None = None
-    """The last minutes over which the next four figures go; less where `LATEST` answers came in less."""
     answers: int | None = None
-    per_second: float | None = None
+    """On Kafka in the last `WINDOW`, to requests of all kinds: canaries, replays and rejected ones, too."""
     p50_ms: float | None = None
     p99_ms: float | None = None
-    """From a request's Kafka timestamp to its answer's; None, too, where no answer has both."""
+    """From a person's request on Kafka to its answer, in the last `WINDOW`, of the newest `LATEST` at most."""
     lag: int | None = None
     """Requests on Kafka, all partitions, behind the highest answered one; all that it holds where none was."""
     dead_letters_hour: int | None = None
@@ -97,6 +96,11 @@ class Status(BaseModel):
     events: tuple[Event, ...] = ()
     """The last ones, newest first."""
     problems: tuple[str, ...] = ()
+
+    @property
+    def per_second(self) -> float | None:
+        """`answers` per second."""
+        return None if self.answers is None else self.answers / WINDOW.total_seconds()
 
     @property
     def healthy(self) -> bool:
@@ -118,21 +122,27 @@ def read_status(settings: Settings) -> Status:
     state = State()
     with _noting(problems, settings), reader(settings) as consumer:  # before the answers: what comes later is no lag
         requests = bounds(consumer, settings, REQUEST_TOPIC, timeouts.STATUS_SECONDS)
+        answers = since(consumer, settings, PLACES, (at - WINDOW).timestamp(), timeouts.STATUS_SECONDS)
+        found["answers"] = sum(end - begin for begin, end in answers.values())
     with _noting(problems, settings):
         pointer = read_pointer(settings.models)
     with _noting(problems, settings), pymongo.timeout(timeouts.STATUS_SECONDS), mongo.database(settings) as db:
         with _noting(problems, settings, but=PyMongoError):
             state = read_state(db)
             found |= _from_state(state)
-            problems += _in_place_of_the_champion(state, pointer, at)
+            if state.serving is not None and (why := state.unserved(pointer, at)) is not None:
+                problems.append(
+                    f"{state.serving.version} serves in place of the champion {pointer.champion}: {why}; this "
+                    "deploys it: make predictor ACTION=start"
+                )
         with _noting(problems, settings, but=PyMongoError):
             found["events"] = tuple(last_events(db, 10))
         latest = {
-            collection: list(db[collection].find({}, fields).sort("$natural", -1).limit(LATEST))
-            for collection, fields in _READ.items()
+            collection: list(db[collection].find({}, [*_READ, *place]).sort("$natural", -1).limit(LATEST))
+            for collection, place in _PLACES.items()
         }
         with _noting(problems, settings):
-            found |= _figures(latest[Collection.RESPONSES], at)
+            found |= _latency(latest[Collection.RESPONSES], at)
             found["dead_letters_hour"] = sum(d["RejectedAt"] > at - HOUR for d in latest[Collection.REJECTED])
             found["canaries"] = tuple(_canary(document) for document in latest[Collection.CANARIES][:10])
         if requests:
@@ -152,23 +162,28 @@ def read_status(settings: Settings) -> Status:
 
 def rows(status: Status) -> list[tuple[str, str]]:
     """What people are shown, as labels and texts, in this order."""
-    unknown = "unknown"
-    absent = unknown if status.condition is Condition.UNKNOWN else "none"
-    shown = {
-        "State": status.condition.value + _since(status),
-        "Model": _model(status),
-        "Deployment": _text(status.generation),
-        "Requests answered": _answers(status) or unknown,
-        "Time to answer, p50 / p99": f"{status.p50_ms:.0f} / {status.p99_ms:.0f} ms"
-        if status.p50_ms is not None and status.p99_ms is not None
-        else "",
-        "Requests waiting (lag)": _text(status.lag) or unknown,
-        "Dead letters, last hour": _text(status.dead_letters_hour) or unknown,
-        "Last canary": f"{status.canaries[0].At:%Y-%m-%d %H:%M:%S} UTC, {status.canaries[0].Milliseconds:.0f} ms"
-        if status.canaries
-        else "",
-    }
-    return [(label, text or absent) for label, text in shown.items()]
+    state, model, latency, canary = status.condition.value, status.version, None, None
+    if status.since is not None:
+        up = dt.timedelta(seconds=int((status.at - status.since).total_seconds()))
+        state += f", this query for {up} (since {status.since:%Y-%m-%d %H:%M:%S} UTC)"
+    if model is not None and status.champion not in (None, model):
+        model += f" (the champion is {status.champion})"
+    if status.p50_ms is not None and status.p99_ms is not None:
+        latency = f"{status.p50_ms:.0f} / {status.p99_ms:.0f} ms"
+    if status.canaries:
+        canary = f"{status.canaries[0].At:%Y-%m-%d %H:%M:%S} UTC, {status.canaries[0].Milliseconds:.0f} ms"
+    answers = None if status.answers is None else f"{status.answers:,}, {status.per_second:.2f}/s"
+    absent = "unknown" if status.condition is Condition.UNKNOWN else "none"
+    return [
+        ("State", state),
+        ("Model", model or absent),
+        ("Deployment", absent if status.generation is None else str(status.generation)),
+        (f"Answers on Kafka, last {WINDOW.seconds // 60} min", answers or "unknown"),
+        ("Time to answer, p50 / p99", latency or absent),
+        ("Requests waiting (lag)", "unknown" if status.lag is None else f"{status.lag:,}"),
+        ("Dead letters, last hour", "unknown" if status.dead_letters_hour is None else f"{status.dead_letters_hour:,}"),
+        ("Last canary", canary or absent),
+    ]
 
 
 # --- what is read ----------------------------------------------------------------------------------------------------
@@ -212,36 +227,13 @@ def _from_state(state: State) -> dict[str, Any]:
     }
 
 
-def _in_place_of_the_champion(state: State, pointer: Pointer, at: dt.datetime) -> list[str]:
-    champion, serving = pointer.champion, state.serving
-    if serving is None or champion in (None, serving.version) or state.in_progress or state.wanted is Wanted.STOPPED:
-        return []
-    if (failure := state.failure(pointer)) is not None:
-        why = failure.reason
-    elif pointer.updated_at is not None and (at - pointer.updated_at).total_seconds() < timeouts.IN_PROGRESS_SECONDS:
-        return []
-    else:
-        why = "it was never deployed; run the DAG flight_delay_predictor"
-    return [f"{serving.version} serves in place of the champion {champion}: {why}"]
-
-
-def _figures(answers: list[dict[str, Any]], now: dt.datetime) -> dict[str, Any]:
-    """Rate and latency of the answers of the last minutes, or of the last `LATEST`, where there were more."""
+def _latency(answers: list[dict[str, Any]], now: dt.datetime) -> dict[str, float]:
+    """Of the answers of the last minutes, from Kafka's times: `Timestamp` comes from a client's clock."""
     recent = [answer for answer in answers if answer["PredictedAt"] > now - WINDOW]
-    if not recent:
-        return {"window_seconds": WINDOW.total_seconds(), "answers": 0, "per_second": 0}
-    # Kafka's times alone: `Timestamp` comes from a client's clock. Answers of earlier releases have one of the two.
+    # Answers of release 0.1.0 have one of the two times.
     times = [(answer["RequestedAt"], answer["PredictedAt"]) for answer in recent if "RequestedAt" in answer]
     took = sorted(1000 * (predicted - requested).total_seconds() for requested, predicted in times)
-    oldest = min(answer["PredictedAt"] for answer in recent)
-    window = WINDOW.total_seconds() if len(recent) < LATEST else max((now - oldest).total_seconds(), 0.001)
-    return {
-        "window_seconds": window,
-        "answers": len(recent),
-        "per_second": len(recent) / window,
-        "p50_ms": _percentile(took, 0.5) if took else None,
-        "p99_ms": _percentile(took, 0.99) if took else None,
-    }
+    return {"p50_ms": _percentile(took, 0.5), "p99_ms": _percentile(took, 0.99)} if took else {}
 
 
 def _percentile(ascending: list[float], share: float) -> float:
@@ -262,58 +254,21 @@ def _first_unanswered(
 
     Only answers that can be those of the topic of now count: of a deployment that reads it, to a request that is there.
     """
-    answered = _highest_answered(requests, latest, state)
-    first = {partition: max(low, answered.get(partition, -1) + 1) for partition, (low, _) in requests.items()}
+    first = {partition: low for partition, (low, _) in requests.items()}
+    for collection, documents in latest.items():
+        for document in documents:
+            partition, offset = (document.get(name, -1) for name in _PLACES[collection])
+            ours = document.get("topic", REQUEST_TOPIC) == REQUEST_TOPIC  # what the sink rejected names another topic
+            of_now = document.get("Deployment", 0) >= state.topic_since and offset < requests.get(partition, (0, -1))[1]
+            if ours and of_now:
+                first[partition] = max(first[partition], offset + 1)
     for gap in sorted(state.gaps, key=lambda gap: gap.first):
         if gap.first <= first.get(gap.partition, -1) <= gap.last:
             first[gap.partition] = gap.last + 1
     return {partition: offset for partition, offset in first.items() if offset < requests[partition][1]}
 
 
-def _highest_answered(
-    requests: dict[int, tuple[int, int]], latest: dict[Collection, list[dict[str, Any]]], state: State
-) -> dict[int, int]:
-    answered: dict[int, int] = {}
-    for collection, documents in latest.items():
-        names = DEAD_LETTER_PLACE if collection is Collection.REJECTED else ANSWER_PLACE
-        for document in documents:
-            partition, offset = (document.get(name, -1) for name in names)
-            ours = document.get("topic", REQUEST_TOPIC) == REQUEST_TOPIC  # what the sink rejected names another topic
-            of_now = document.get("Deployment", 0) >= state.topic_since and offset < requests.get(partition, (0, 0))[1]
-            if ours and of_now:
-                answered[partition] = max(offset, answered.get(partition, -1))
-    return answered
-
-
 def _oldest(settings: Settings, places: dict[int, int]) -> dt.datetime | None:
     """When the oldest of the messages there (partition, offset) was put on Kafka; None where none can be read."""
-    found = first_messages(settings, REQUEST_TOPIC, places, timeouts.STATUS_SECONDS).values()
+    found = messages_at(settings, REQUEST_TOPIC, places, timeouts.STATUS_SECONDS).values()
     return min((dt.datetime.fromtimestamp(each.timestamp()[1] / 1000, dt.UTC) for each in found), default=None)
-
-
-# --- how it is shown -------------------------------------------------------------------------------------------------
-
-
-def _since(status: Status) -> str:
-    if status.since is None:
-        return ""
-    up = dt.timedelta(seconds=int((status.at - status.since).total_seconds()))
-    return f", this query for {up} (since {status.since:%Y-%m-%d %H:%M:%S} UTC)"
-
-
-def _model(status: Status) -> str:
-    if status.version is None or status.champion in (None, status.version):
-        return status.version or ""
-    return f"{status.version} (the champion is {status.champion})"
-
-
-def _answers(status: Status) -> str:
-    if status.answers is None or status.window_seconds is None:
-        return ""
-    seconds = status.window_seconds
-    window = f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.1f} s"
-    return f"{status.answers:,} in the last {window}, {status.per_second:.2f}/s"
-
-
-def _text(number: int | None) -> str:
-    return "" if number is None else f"{number:,}"

@@ -6,7 +6,6 @@ To supervise another stream, replace these names and functions (docs/architectur
 from __future__ import annotations
 
 import datetime as dt
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +15,9 @@ from flight_delays.contract import (
     DEAD_LETTER_TOPIC,
     RESPONSE_TOPIC,
     Collection,
+    Request,
     date_parts,
+    format_timestamp,
     read_fields,
 )
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 QUERY_NAME: Final = "flight_delay_predictor"
 PLACES: Final = {RESPONSE_TOPIC: ANSWER_PLACE, DEAD_LETTER_TOPIC: DEAD_LETTER_PLACE}
 """Topic of answers -> the two fields of an answer that name the partition and the offset of its request."""
-CANARY: Final = {
+CANARY: Final[dict[str, Any]] = {
     "Carrier": "UA",
     "FlightDate": "2013-12-20",
     "FlightNum": "1",
@@ -73,11 +74,19 @@ def start_query(
     return query.start(responses, settings, settings.checkpoints / deployment.checkpoint, QUERY_NAME)
 
 
+def request_message(uuid: str, **fields: Any) -> str:
+    """The request as JSON: `fields` of `contract.Request`, without the date parts, which follow from `FlightDate`.
+
+    `Timestamp` is now. Raises pydantic's ValidationError where a field breaks the contract.
+    """
+    now = format_timestamp(dt.datetime.now(dt.UTC), timespec="milliseconds")
+    parts = date_parts(dt.date.fromisoformat(fields["FlightDate"]))
+    return Request(UUID=uuid, Timestamp=now, **fields, **parts._asdict()).model_dump_json(exclude_none=True)
+
+
 def canary_message(uuid: str) -> str:
     """The request of a canary with this UUID."""
-    parts = date_parts(dt.date.fromisoformat(str(CANARY["FlightDate"])))
-    now = dt.datetime.now(dt.UTC).isoformat()
-    return json.dumps({"UUID": uuid, "Timestamp": now, **CANARY, **parts._asdict(), "Canary": True})
+    return request_message(uuid, **CANARY, Canary=True)
 
 
 def read_answer(message: Message) -> Answer | None:

@@ -16,6 +16,7 @@ from pymongo.database import Database
 from flight_delays import maintenance
 from flight_delays.answers.store import find_answer
 from flight_delays.contract import Collection
+from flight_delays.infra.mongo import database
 from tests.conftest import Stack
 
 pytestmark = pytest.mark.integration
@@ -82,9 +83,8 @@ def test_answers_are_given_while_old_ones_go(stack: Stack, mongo: Database[dict[
     ended = threading.Event()
 
     def expire() -> None:
-        db = mongo.connect(stack.settings)
-        assert maintenance.expire(db, Collection.RESPONSES, 90) == 3_000
-        db.client.close()
+        with database(stack.settings) as db:
+            assert maintenance.expire(db, Collection.RESPONSES, 90) == 3_000
         ended.set()
 
     thread = threading.Thread(target=expire)

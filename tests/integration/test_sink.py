@@ -314,6 +314,24 @@ def test_partitions_that_come_during_an_outage_lose_nothing(stack: Stack, settin
         eventually(lambda: stored(mongo, uuids))
 
 
+def test_kafka_is_away_for_longer_than_the_session_while_mongodb_is_away(
+    stack: Stack, settings: Settings, mongo: Mongo
+) -> None:
+    """The group gives the partitions away while the sink waits, and assigns them again once it stores."""
+    uuids = [str(uuid4()) for _ in range(40)]
+    with sink(settings):
+        stack.supervisor.stop_service("mongo")
+        produce(settings, [answer(uuid) for uuid in uuids[:20]])
+        time.sleep(1)
+        stack.supervisor.stop_service("kafka")
+        time.sleep(10)  # the session lasts 6 s
+        stack.await_ready("mongo")
+        time.sleep(3)
+        stack.await_ready("kafka")
+        produce(settings, [answer(uuid) for uuid in uuids[20:]])
+        eventually(lambda: stored(mongo, uuids), 60)
+
+
 def test_kill_9_of_mongodb_loses_nothing(stack: Stack, settings: Settings, mongo: Mongo) -> None:
     uuids = [str(uuid4()) for _ in range(3000)]
     with sink(settings):

@@ -40,7 +40,7 @@ def settled(witness: Witness, stack: Stack) -> Verdict:
         stack.await_ready(name)
     verdict = witness.verdict()
     assert verdict.clean, verdict
-    assert verdict.accepted > 10
+    assert verdict.accepted > 5
     assert verdict.reread >= verdict.accepted
     return verdict
 

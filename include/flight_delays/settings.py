@@ -26,6 +26,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 LOOPBACK = "127.0.0.1"
 
+SECRETS_FOLDER = Path("/run/secrets")
+"""Where containers find files with secrets; a file `mongo_uri` there is the setting MONGO_URI."""
+
 PREFIX = "FLIGHTS_"
 """Of the variables; but `MONGO_URI` and `MLFLOW_TRACKING_URI`."""
 
@@ -63,7 +66,13 @@ class SettingsError(ValueError):
 class Settings(BaseSettings):
     """Everything that differs between two installations. Ports hold the final number, offset included."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        secrets_dir=SECRETS_FOLDER if SECRETS_FOLDER.is_dir() else None,
+    )
 
     home: Path = Field(default=PROJECT / "var", description="Folder of all state")
     # Above, MongoDB's port would be among those from which Linux makes outgoing connections (32768 and up): while a

@@ -3,7 +3,8 @@
 set -eu
 cd /opt/venv/lib/python3.11/site-packages
 find pandas numpy scipy pyarrow -type d -name tests -prune -exec rm -r {} +
-rm -r pyarrow/include pyspark/examples pyspark/jars/connect-repl
+rm -r pyarrow/include pyarrow/*flight* pyarrow/*substrait* pyarrow/*s3* pyspark/examples pyspark/jars/connect-repl
+find babel/locale-data -name '*.dat' -not -name 'en*' -not -name root.dat -delete
 cd pyspark/jars
 # Hive, Kubernetes, YARN, the Scala shell.
 rm hive-* spark-hive* datanucleus-* derby* HikariCP-* javax.jdo-* jdo-* libfb303-* libthrift-* jline-2.* super-csv-* \

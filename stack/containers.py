@@ -1,6 +1,6 @@
 """What the containers run in place of `make`: Airflow with its configuration, its first runs, and the commands.
 
-The secrets are files under /run/secrets, which docker/secrets.py writes.
+The secrets are files under /run/secrets, which docker/make_secrets.py writes.
 """
 
 from __future__ import annotations

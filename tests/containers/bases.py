@@ -58,7 +58,7 @@ def _pulled(name: str) -> bool:
 
 
 def _make(name: str) -> None:
-    kind = name.split("/")[-1].split(":")[0]
+    kind = name.rpartition("/")[2].partition(":")[0]
     if not _has(DEBIAN):
         _debian()
     with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +85,8 @@ def _debian() -> None:
         for here, there in OF_THE_MACHINE.items():
             if Path(here).exists():
                 run("cp", "-rLT", "--remove-destination", here, f"{root}{there}")
-        shutil.rmtree(root / "var/cache/apt/archives", ignore_errors=True)
+        for useless in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
+            shutil.rmtree(root / useless, ignore_errors=True)
         tar = subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
         environment = [f"--change=ENV {name}={CERTIFICATES}" for name in ("SSL_CERT_FILE", "PIP_CERT")]
         environment += [f"--change=ENV {key}={value}" for key, value in os.environ.items() if key == "UV_DEFAULT_INDEX"]

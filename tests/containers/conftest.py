@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from tests.containers import bases
 from tests.containers.engine import NoEngineError, engine, run
 
 FOLDER = Path(os.environ.get("CONTAINERS_FOLDER", "~/.cache/flight-delays-containers")).expanduser()
-"""Where an engine of the tests' own keeps images and volumes: on a disk with 15 GB, not itself in a container's layers."""
+"""Where an engine of the tests' own keeps images and volumes: 15 GB, not itself in a container's layers."""
 NAME = "flight-delays-test"
 MONTHS = "2013-07..2013-12"
 START_SECONDS = 900
@@ -99,7 +100,7 @@ def containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]
                     run("docker", "compose", "logs", "--no-color", cwd=found.checkout, check=False)
                 )
                 found.remove()
-                print("\n" + "\n".join(f"{name}: {value}" for name, value in found.report.items()))
+                sys.stdout.write("".join(f"\n{name}: {value}" for name, value in found.report.items()) + "\n")
     except NoEngineError as error:
         if "CI" in os.environ:
             raise
@@ -123,22 +124,15 @@ def _checkout(folder: Path, stand_ins: set[str]) -> Containers:
 def _override(file: Path, stand_ins: set[str]) -> str:
     """What differs here from the official way: an old engine's health checks, and a MongoDB that knows no login."""
     services = yaml.safe_load(re.sub(r"\$\{[^}]*\}", "0", file.read_text()))["services"]
-    old = int(run("docker", "version", "--format", "{{.Server.Version}}").split(".")[0]) < 25
-    lines = ["services:"]
+    old = int(run("docker", "version", "--format", "{{.Server.Version}}").split(".", 1)[0]) < 25
+    no_login = any(image.startswith("mongo:") for image in stand_ins)
+    override: dict[str, dict[str, Any]] = {name: {} for name in services}
     for name, service in services.items():
-        added = []
         if old and "healthcheck" in service:
-            added.append("healthcheck: { start_interval: !reset null, interval: 10s }")
-        if (
-            any(image.startswith("mongo:") for image in stand_ins)
-            and "/run/secrets" in str(service)
-            and "environment" in service
-        ):
-            if service["image"] == "flight-delays:local":
-                added.append(f'environment: {{ MONGO_URI: "{WITHOUT_LOGIN}" }}')
-        if added:
-            lines += [f"  {name}:", *(f"    {line}" for line in added)]
-    return "\n".join(lines) + "\n"
+            override[name]["healthcheck"] = {"start_interval": None, "interval": "10s"}
+        if no_login and service["image"] == "flight-delays:local" and "environment" in service:
+            override[name]["environment"] = {"MONGO_URI": WITHOUT_LOGIN}
+    return yaml.safe_dump({"services": override}).replace("start_interval: null", "start_interval: !reset null")
 
 
 def _build(checkout: Path) -> None:

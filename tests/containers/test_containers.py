@@ -1,4 +1,4 @@
-"""The whole pipeline in containers, as a person starts it: it predicts, repairs itself, keeps its state and its secrets.
+"""The whole pipeline in containers, as a person starts it: predicts, repairs itself, keeps its state and its secrets.
 
 In the order of this file: a later test works with what an earlier one left.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from flight_delays.contract import SUBMIT_PATH
 from flight_delays.predictor.workload import CANARY
@@ -23,16 +24,8 @@ from tests.containers.conftest import Containers
 from tests.containers.engine import run
 
 ONCE = {"secrets", "airflow-init", "airflow-start"}
-LONG_RUNNING = sorted(
-    set(
-        re.findall(
-            r"^  ([\w-]+):",
-            (PROJECT / "docker-compose.yaml").read_text().split("\nservices:")[1].split("\nconfigs:")[0],
-            re.M,
-        )
-    )
-    - ONCE
-)
+SERVICES = yaml.safe_load(re.sub(r"\$\{[^}]*\}", "0", (PROJECT / "docker-compose.yaml").read_text()))["services"]
+LONG_RUNNING = sorted(SERVICES.keys() - ONCE)
 FLIGHT = {name: str(value) for name, value in CANARY.items() if name != "Distance"}
 COMMANDS = [
     command
@@ -214,9 +207,9 @@ def test_what_is_killed_under_traffic_is_repaired_and_nothing_accepted_is_lost(c
                 assert predicted(client, 300)["status"] == "OK"
             answers = time.monotonic() - begin
             _await_health(containers, service)
-            rows.append(
-                f"{service}: a flight answered after {answers:.0f} s, healthy after {time.monotonic() - begin:.0f} s, {traffic.refused - refused} refused"
-            )
+            healthy = time.monotonic() - begin
+            lost = traffic.refused - refused
+            rows.append(f"{service}: answers after {answers:.0f} s, healthy after {healthy:.0f} s, {lost} refused")
     finally:
         traffic.ended.set()
         traffic.join(30)
@@ -230,7 +223,7 @@ def test_what_is_killed_under_traffic_is_repaired_and_nothing_accepted_is_lost(c
 
 
 def _kill(containers: Containers, service: str) -> None:
-    """Ends the main process of the service's first container with SIGKILL, inside: a `docker kill` is a person's stop."""
+    """Ends the main process of the service's first container, from inside: to the engine, `docker kill` is a stop."""
     [before] = containers.compose("ps", "--quiet", service).split()[:1]
     started = run("docker", "inspect", "--format", "{{.State.StartedAt}}", before)
     run("docker", "exec", before, "bash", "-c", "kill -9 $(cat /proc/1/task/1/children)", check=False)

@@ -51,8 +51,8 @@ def airflow(settings: Settings, rest: list[str]) -> None:
     os.execve(Path(sys.prefix) / "bin" / "airflow", ["airflow", *rest], environment(settings))
 
 
-def start(settings: Settings, months: str) -> None:
-    """What `make up` does once all services run; harmless when run again."""
+def start(settings: Settings, months: str, web_url: str, airflow_url: str) -> None:
+    """What `make up` does once all services run; harmless when run again. The URLs are those that are published."""
     with step("DAGs", hint="docker compose logs airflow-dag-processor") as current:
         api = await_dags(settings, secrets(), current)
     with step("predictor", hint="look at the failed task in Airflow; docker compose up starts again") as current:
@@ -60,8 +60,8 @@ def start(settings: Settings, months: str) -> None:
         await_predictor(settings, api, current, months or None)
         api.pause(DagId.HEALTH, False)
     print(f"""
-Web form   http://127.0.0.1:5000/flights/delays/predict_kafka
-Airflow    http://127.0.0.1:9090   user admin
+Web form   {web_url}/flights/delays/predict_kafka
+Airflow    {airflow_url}   user admin
 Password   docker compose exec airflow-apiserver cat {SECRETS_FOLDER}/airflow_password""")
 
 
@@ -87,7 +87,10 @@ def _parser() -> argparse.ArgumentParser:
         return added.add_argument
 
     command("airflow", "Airflow's own command line", airflow)("rest", nargs=argparse.REMAINDER)
-    command("start", "start the DAGs; ends when a model serves", start)("--months", default="")
+    add = command("start", "start the DAGs; ends when a model serves", start)
+    add("--months", default="", help="the first model learns from these alone; default: all")
+    add("--web", dest="web_url", required=True)
+    add("--airflow", dest="airflow_url", required=True)
     command("status", "the predictor's status and events", status)
     add = command("predictor", "start, stop, restart or deploy", predictor)
     add("action", choices=[each.value for each in Action])

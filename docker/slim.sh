@@ -3,7 +3,7 @@
 set -eu
 cd /opt/venv/lib/python3.11/site-packages
 find pandas numpy scipy pyarrow -type d -name tests -prune -exec rm -r {} +
-rm -r pyarrow/include pyarrow/*flight* pyarrow/*substrait* pyarrow/*s3* pyspark/examples pyspark/jars/connect-repl
+rm -r pyarrow/include pyarrow/*flight* pyarrow/*s3* pyspark/examples pyspark/jars/connect-repl
 find babel/locale-data -name '*.dat' -not -name 'en*' -not -name root.dat -delete
 cd pyspark/jars
 # Hive, Kubernetes, YARN, the Scala shell.
@@ -16,3 +16,5 @@ zip -qd rocksdbjni-*.jar '*.dll' '*.jnilib' '*musl*' '*ppc64le*' '*s390x*' '*ris
 # Symbols for debuggers.
 cd ../..
 find . -name '*.so' -size +1M -not -path '*.libs/*' -exec strip --strip-unneeded {} +
+# What is left works.
+python -c "import pandas, pyarrow.dataset, pyarrow.parquet, scipy.spatial.distance, scipy.stats, airflow.sdk, pyspark.ml"

@@ -21,7 +21,7 @@ from rich.console import Console
 from flight_delays.contract import DagId
 from flight_delays.errors import BrokerError, sentence
 from flight_delays.predictor.state import Action
-from flight_delays.settings import SECRETS_FOLDER, Settings, get_settings
+from flight_delays.settings import SECRETS_FOLDER, Settings, SettingsError, get_settings
 from stack import console
 from stack.secrets import Secrets
 from stack.services import airflow_environment
@@ -110,6 +110,8 @@ def main() -> None:
     run = given.pop("run")
     try:
         run(get_settings(), **given)
+    except SettingsError as error:
+        sys.exit(f"Settings that are not accepted (see docs/settings.md):\n{error}")
     except StepFailedError as error:
         sys.exit(explain(error))
     except (PyMongoError, KafkaException, BrokerError) as error:

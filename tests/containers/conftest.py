@@ -53,12 +53,13 @@ class Containers:
     def running(self) -> list[dict[str, Any]]:
         return [each for each in self.inspect() if each["State"]["Running"]]
 
-    def up(self) -> float:
+    def up(self, *options: str) -> float:
         """The one command, in the foreground as a person runs it; returns its seconds until a model serves."""
         log = self.checkout.parent / "up.log"
         begin = time.monotonic()
+        command = ["docker", "compose", *options, "up"]
         with log.open("w") as output:
-            process = subprocess.Popen(["docker", "compose", "up"], cwd=self.checkout, stdout=output, stderr=output)
+            process = subprocess.Popen(command, cwd=self.checkout, stdout=output, stderr=output)
         deadline = begin + START_SECONDS
         while not re.search(r"airflow-start-1\s+exited with code|airflow-start-1 exited", log.read_text()):
             tail = log.read_text()[-6000:]

@@ -5,6 +5,7 @@ In the order of this file: a later test works with what an earlier one left.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import threading
@@ -121,7 +122,7 @@ def test_no_secret_can_be_inspected(containers: Containers) -> None:
 
 def test_only_loopback_is_published(containers: Containers) -> None:
     published = {
-        each["Config"]["Labels"]["com.docker.compose.service"]: bindings
+        _service(each): bindings
         for each in containers.running()
         if (bindings := [one for many in each["NetworkSettings"]["Ports"].values() for one in many or []])
     }
@@ -254,3 +255,17 @@ def test_state_outlasts_down_and_up(containers: Containers) -> None:
         kept = answer(client, before["UUID"], time.monotonic() + 60)["prediction"]
         assert kept == before
         assert predicted(client)["prediction"]["ModelVersion"] == before["ModelVersion"]
+
+
+def test_a_small_machine_does_without_a_cluster(containers: Containers) -> None:
+    containers.compose("down", timeout=180)
+    file, here = os.environ["COMPOSE_FILE"].split(":")
+    seconds = containers.up("-f", file, "-f", "docker-compose.small.yaml", "-f", here)
+    containers.report["up without a cluster"] = f"{seconds:.0f} s"
+    assert not {"spark-master", "spark-worker"} & {_service(each) for each in containers.running()}
+    with web(containers) as client:
+        assert predicted(client)["status"] == "OK"
+
+
+def _service(container: dict[str, Any]) -> str:
+    return str(container["Config"]["Labels"]["com.docker.compose.service"])

@@ -221,6 +221,9 @@ def test_what_is_killed_under_traffic_is_repaired_and_nothing_accepted_is_lost(c
         deadline = time.monotonic() + 180
         assert {answer(client, uuid, deadline)["status"] for uuid in traffic.accepted} == {"OK"}
     assert len(traffic.accepted) > 10 * len(LONG_RUNNING)
+    master = httpx.get(f"http://127.0.0.1:{containers.ports['FLIGHTS_PORT_SPARK_UI']}/json/").json()
+    alive = [worker["coresused"] for worker in master["workers"] if worker["state"] == "ALIVE"]
+    assert alive == [2, 2, 2], "the query has executors on each worker again"
 
 
 def _kill(containers: Containers, service: str) -> None:

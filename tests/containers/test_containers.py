@@ -223,7 +223,7 @@ def test_what_is_killed_under_traffic_is_repaired_and_nothing_accepted_is_lost(c
     assert len(traffic.accepted) > 10 * len(LONG_RUNNING)
     master = httpx.get(f"http://127.0.0.1:{containers.ports['FLIGHTS_PORT_SPARK_UI']}/json/").json()
     alive = [worker["coresused"] for worker in master["workers"] if worker["state"] == "ALIVE"]
-    assert alive == [2, 2, 2], "the query has executors on each worker again"
+    assert (len(alive), sum(alive)) == (3, 6), "the query has all its task slots again"
 
 
 def _kill(containers: Containers, service: str) -> None:

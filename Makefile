@@ -1,6 +1,6 @@
 # Two commands matter: `make up` and `make test`. The rest is for looking and for working on it.
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs backup restore clean predictor models topics listen predictions airflow test proof bench scale experiments lint lock schemas
+.PHONY: help up down status logs backup restore clean predictor models topics listen predictions airflow test test-containers proof bench scale experiments lint lock schemas
 
 ifneq ($(shell locale charmap 2>/dev/null),UTF-8) # Python and Java read paths and text as the locale says
 export LC_ALL = C.UTF-8
@@ -10,7 +10,7 @@ PYTHON ?= python3
 STACK = .venv/bin/python -m stack
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
 
 up: ## start everything (MONTHS=2013-07..2013-12: a quick first model)
 	@$(PYTHON) stack/bootstrap.py up $(if $(MONTHS),--months "$(MONTHS)")
@@ -24,10 +24,10 @@ status: .venv ## processes, streaming query, model in service, last canary
 logs: .venv ## follow the logs (SERVICE=kafka for one)
 	@$(STACK) logs $(SERVICE)
 
-backup: .venv ## stop, copy, start again (BACKUP=file; NO_STOP=1: only if stopped)
+backup: .venv ## stop, copy, start again (BACKUP=file; NO_STOP=1: if stopped)
 	@$(STACK) backup $(if $(BACKUP),"$(BACKUP)") $(if $(NO_STOP),--no-stop)
 
-restore: ## put a backup back: BACKUP=file (FORCE=1 replaces what is there)
+restore: ## put a backup back: BACKUP=file (FORCE=1 replaces the state)
 	@test -n "$(BACKUP)" || { echo "Which one? make restore BACKUP=file"; exit 1; }
 	@$(PYTHON) stack/bootstrap.py restore "$(BACKUP)" $(if $(FORCE),--force)
 
@@ -55,7 +55,11 @@ airflow: .venv ## Airflow's own command line, e.g. ARGS="dags list"
 test: lint ## lint, types and all tests but the slow ones
 	@.venv/bin/python -m pytest -n 3 --durations=10 $(PYTEST)
 
-proof: ## slow tests, then faults, 45 minutes (PROOF="--only swapped": some)
+test-containers: ## start the containers, predict, kill, stop: 20 minutes
+	@$(PYTHON) stack/bootstrap.py --dev
+	@.venv/bin/python -m pytest -x --timeout=1800 --capture=no tests/containers
+
+proof: ## slow tests, then faults, 45 minutes (PROOF="--only swapped")
 	@$(PYTHON) stack/bootstrap.py --dev
 	@.venv/bin/python -m pytest -n 2 -m slow
 	@.venv/bin/python -m tests.proof $(PROOF)

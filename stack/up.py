@@ -103,19 +103,24 @@ def act(settings: Settings, action: str, version: str | None = None) -> None:
     with step(f"predictor: {action}") as current:
         if not Supervisor(settings).running():  # another program may have Airflow's port, and must not get the password
             raise StepFailedError("the stack does not run", hint="make up")
-        try:
-            api = AirflowApi(settings, load_secrets(settings))
-            run_id = api.trigger(DagId.PREDICTOR, {"action": action, "version": version})
-        except httpx.HTTPStatusError as error:
-            raise StepFailedError(f"Airflow refuses {action}: {error.response.text}") from error
-        except httpx.HTTPError as error:
-            raise StepFailedError(f"Airflow does not answer: {error}", hint="make up") from error
-        while (run := api.run(DagId.PREDICTOR, run_id))["state"] in ACTIVE:
-            current.say(f"run {run_id} is {run['state']}")
-            time.sleep(0.5)
-        if run["state"] != "success":
-            raise _failed_run(settings, api, DagId.PREDICTOR, run_id)
-        current.result = "done"
+        run_predictor(settings, load_secrets(settings), action, version, current)
+
+
+def run_predictor(settings: Settings, secrets: Secrets, action: str, version: str | None, current: Step) -> None:
+    """Runs the predictor's DAG and returns at the run's end. Raises StepFailedError if it fails."""
+    try:
+        api = AirflowApi(settings, secrets)
+        run_id = api.trigger(DagId.PREDICTOR, {"action": action, "version": version})
+    except httpx.HTTPStatusError as error:
+        raise StepFailedError(f"Airflow refuses {action}: {error.response.text}") from error
+    except httpx.HTTPError as error:
+        raise StepFailedError(f"Airflow does not answer: {error}", hint="make up") from error
+    while (run := api.run(DagId.PREDICTOR, run_id))["state"] in ACTIVE:
+        current.say(f"run {run_id} is {run['state']}")
+        time.sleep(0.5)
+    if run["state"] != "success":
+        raise _failed_run(settings, api, DagId.PREDICTOR, run_id)
+    current.result = "done"
 
 
 @contextmanager

@@ -53,7 +53,8 @@ def settings_page() -> str:
 _SETTINGS = """# Settings
 
 Every process reads its settings from environment variables when it starts. It refuses an unknown `FLIGHTS_` variable
-and a value that is not accepted. `make schemas` writes this page from `include/flight_delays/settings.py`.
+and a value that is not accepted. `make schemas` writes this page from `include/flight_delays/settings.py`. A setting
+without a variable is read from a file of its name in lower case in `/run/secrets`, e.g. `mongo_uri`, if there is one.
 
 The ports are those before `FLIGHTS_PORT_OFFSET` is added. All are on loopback.
 

@@ -37,6 +37,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 LOOPBACK = "127.0.0.1"
 
+SECRETS_FOLDER = Path("/run/secrets")
+"""Where containers find files with secrets; a file `mongo_uri` there is the setting MONGO_URI."""
+
 PREFIX = "FLIGHTS_"
 """Of the variables; but `MONGO_URI` and `MLFLOW_TRACKING_URI`."""
 
@@ -78,7 +81,12 @@ class Settings(BaseSettings):
     """Everything that differs between two installations. Ports hold the final number, offset included."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="ignore", frozen=True, populate_by_name=True, use_attribute_docstrings=True
+        env_prefix=PREFIX,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        secrets_dir=SECRETS_FOLDER if SECRETS_FOLDER.is_dir() else None,
     )
 
     home: Path = Field(PROJECT / "var", description="Folder of all state")

@@ -10,7 +10,7 @@ import pytest
 from flight_delays.settings import PROJECT
 
 PAGES = [*sorted(PROJECT.glob("*.md")), *sorted(PROJECT.glob("docs/*.md"))]
-TARGETS = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.M))
+TARGETS = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.M))
 
 
 def anchors(page: Path) -> set[str]:
@@ -28,7 +28,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_make_commands_exist(page: Path) -> None:
-    commands = re.findall(r"(?:`|^\$ |^    )(?:\w+=\S+ )*make ([a-z][a-z ]*[a-z])", page.read_text(), re.M)
+    commands = re.findall(r"(?:`|^\$ |^    )(?:\w+=\S+ )*make ([a-z][a-z -]*[a-z])", page.read_text(), re.M)
     assert {target for command in commands for target in command.split()} <= TARGETS
 
 

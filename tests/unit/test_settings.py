@@ -87,3 +87,11 @@ def test_a_command_says_it_without_a_traceback() -> None:
     assert "Traceback" not in done.stderr
     assert "FLIGHTS_PORT_WEB: " in done.stderr
     assert "FLIGHTS_SINK_BATCH_SIZE: " in done.stderr
+
+
+def test_a_secret_may_be_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mongo_uri").write_text("mongodb://flights:secret@mongo/")
+    monkeypatch.setitem(Settings.model_config, "secrets_dir", tmp_path)
+    assert Settings().mongo_uri == "mongodb://flights:secret@mongo/"
+    monkeypatch.setenv("MONGO_URI", "mongodb://elsewhere/")
+    assert Settings().mongo_uri == "mongodb://elsewhere/"

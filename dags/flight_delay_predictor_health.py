@@ -19,9 +19,8 @@ ALARM = AssetAlias(ALARM_ALIAS)
     description="Sends a canary through each partition every 5 minutes, and raises the alarm where none comes back",
     schedule=dt.timedelta(minutes=5),
     dagrun_timeout=dt.timedelta(minutes=10),
-    **dag_args(
-        __file__, Tag.PREDICTOR, Tag.HEALTH, execution_timeout=dt.timedelta(minutes=3), retries=0
-    ),  # the next run is the retry
+    # Without retries: the next run is the retry.
+    **dag_args(__file__, Tag.PREDICTOR, Tag.HEALTH, execution_timeout=dt.timedelta(minutes=3), retries=0),
 )
 def flight_delay_predictor_health() -> None:
     @task.short_circuit(outlets=[ALARM])

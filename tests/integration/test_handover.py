@@ -14,6 +14,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from flight_delays.contract import MAX_MESSAGE_BYTES
+from flight_delays.infra import kafka
 from flight_delays.infra.batches import Unreadable
 from flight_delays.predictor import handover, workload
 from tests.conftest import Stack
@@ -124,6 +125,44 @@ def test_a_start_goes_around_what_no_query_can_read(stack: Stack, put: Put) -> N
     again = handover.go_around(stack.settings, BEGINNING, [(0, 6), (0, 7), (0, 9)])
     assert (again[0].offsets, again[1]) == ({0: 409, 1: 0}, [])
     assert numbers(stack, 409) == [1, 4, 5, 6, 7], "nothing comes a second time"
+
+
+def test_gaps_without_a_request_between_them_cost_no_read(
+    stack: Stack, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("request", {"number": 1}, MINUTE)
+    with compressed(stack, handover.REQUEST_TOPIC):
+        for _ in range(5):
+            put_bomb(stack, handover.REQUEST_TOPIC)
+    reads: list[Any] = []
+    read = kafka.read
+
+    def counted(consumer: Any, settings: Any, ranges: Any, seconds: float) -> Any:
+        reads.extend((begin, end) for begin, end in ranges.values() if begin < end)
+        return read(consumer, settings, ranges, seconds)
+
+    monkeypatch.setattr(kafka, "read", counted)
+    start, gaps = handover.go_around(stack.settings, BEGINNING, ())
+    assert (start.offsets[0], len(gaps), reads) == (6, 5, [(0, 1)])
+
+
+def test_a_request_behind_an_open_transaction_comes_again(stack: Stack, put: Put) -> None:
+    topic = handover.REQUEST_TOPIC
+    options = {"bootstrap.servers": stack.settings.kafka_bootstrap, "transactional.id": "of a test"}
+    foreign = Producer(options)
+    foreign.init_transactions(20)
+    foreign.begin_transaction()
+    foreign.produce(topic, b'{"number": 0}', partition=0)
+    assert foreign.flush(20) == 0
+    put("request", {"number": 1}, MINUTE)
+    with compressed(stack, topic):
+        put_bomb(stack, topic)
+    start, gaps = handover.go_around(stack.settings, BEGINNING, ())
+    foreign.abort_transaction(20)
+    assert (start.offsets[0], len(gaps)) == (3, 1)
+    with kafka.reader(stack.settings) as consumer:  # the transaction's end has an offset, too
+        again = kafka.read(consumer, stack.settings, {(topic, 0): (3, 6)}, 20)
+        assert [json.loads(message.value() or b"")["number"] for message in again] == [0, 1]
 
 
 def test_an_answer_to_what_had_the_offset_before_hides_no_request(stack: Stack, put: Put, tmp_path: Path) -> None:

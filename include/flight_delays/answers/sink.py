@@ -15,8 +15,8 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import bson
@@ -214,7 +214,8 @@ def _replace(db: Database[dict[str, Any]], refused: Entry, problem: str) -> None
     substitute = reject(refused.message, f"MongoDB refused it: {problem}")
     if substitute.id == refused.id:
         raise OperationFailure(f"MongoDB refused even the rejected document {refused.id}: {problem}")
-    _insert(db, Collection.REJECTED, [substitute])
+    with suppress(DuplicateKeyError):  # refused at an earlier delivery, too
+        db[Collection.REJECTED].insert_one(RawBSONDocument(substitute.bson))
 
 
 # --- the service -------------------------------------------------------------------------------------------------
@@ -241,21 +242,22 @@ class Sink:
                 "heartbeat.interval.ms": 2_000,
                 # Without a poll for so long, Kafka gives the partitions away; while MongoDB is away, nothing is polled.
                 "max.poll.interval.ms": 86_400_000,
-                # So much is inserted in one go at most: the embedded server's heap is small.
+                # Some MiB are inserted in one go: the embedded server's heap is small.
                 "queued.max.messages.kbytes": 4 * 1024,
                 "fetch.queue.backoff.ms": 20,  # the default of 1 s stops the flow each time that queue is full
+                "reconnect.backoff.ms": 1_000,  # each attempt while Kafka is away is reported, and kept until a poll
                 "reconnect.backoff.max.ms": 2_000,
                 "error_cb": _log_outage,
             }
         )
         self._written: deque[tuple[float, TopicPartition]] = deque()  # when, and the offset to go on from
-        self._stopping = Event()
+        self._stopping = False  # no Event: a signal's handler that sets one can wait for the lock of its own thread
         self._stored = 0
         self._next_expiry = 0.0
 
     def stop(self, *_: object) -> None:
         """Ends `run()` after the batch at hand, within about a second."""
-        self._stopping.set()
+        self._stopping = True
 
     def run(self) -> None:
         """Creates topics and indexes where missing, then stores messages; a batch ends up whole or is read again.
@@ -266,9 +268,9 @@ class Sink:
             admin = AdminClient(client_options(self._settings))
             self._until_done(lambda: ensure_topics(admin, self._settings))
             self._until_done(lambda: ensure_indexes(self._db))
-            if not self._stopping.is_set():
+            if not self._stopping:
                 self._consumer.subscribe(TOPICS, on_assign=_assigned, on_revoke=self._revoked, on_lost=self._revoked)
-            while not self._stopping.is_set():
+            while not self._stopping:
                 batch = self._next_batch()
                 self._process([message for message in batch if message.error() is None])
                 for error in filter(is_of_a_batch, batch):
@@ -314,20 +316,28 @@ class Sink:
         self._until_done(leave_out)
 
     def _until_done(self, action: Callable[[], object]) -> bool:
-        """Tries the action until it works, and stays in the consumer group meanwhile. False: stopping, not done."""
+        """Tries the action until it works. False: stopping, not done.
+
+        The sink stays in the consumer group meanwhile, without a poll (see `max.poll.interval.ms`).
+        """
         backoff = 0.1
-        while not self._stopping.is_set():
+        while not self._stopping:
             try:
                 action()
             except (PyMongoError, KafkaException, BrokerError) as error:
                 log.warning("Tries again in %.1f s: %s", backoff, sentence(error))
-                self._stopping.wait(backoff)
+                self._wait(backoff)
                 backoff = min(backoff * 2, _LONGEST_BACKOFF_SECONDS)
             else:
                 if backoff > 0.1:
                     log.info("It works again")
                 return True
         return False
+
+    def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._stopping and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.5))
 
     def _store_offsets(self) -> None:
         durable = time.monotonic() - self._settings.sink_commit_delay_seconds

@@ -52,6 +52,7 @@ def reader(settings: Settings) -> Iterator[Consumer]:
     options = {"group.id": "flight_delay_predictor", "enable.auto.commit": False, "fetch.wait.max.ms": 50}
     options |= {"auto.offset.reset": "earliest"}  # where Kafka has just removed what was to be read
     options |= {"enable.partition.eof": True}  # a partition may end with what is no message, e.g. a transaction's end
+    options |= {"isolation.level": "read_uncommitted"}  # as Spark; else the end is where an open transaction began
     consumer = Consumer({**client_options(settings), **options})
     try:
         yield consumer
@@ -162,7 +163,9 @@ def read(
             place, last = (message.topic(), message.partition()), message.offset()
             begin, end = ranges.get(place, (0, 0))
             if message.error() is None:
-                if place in left and begin <= last < end:
+                if last < begin:  # the offset is no more: Kafka gives the partition from its beginning
+                    last = end
+                elif place in left and last < end:
                     yield message
             elif message.error().code() == KafkaError._PARTITION_EOF:
                 last = end

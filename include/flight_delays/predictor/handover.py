@@ -80,7 +80,11 @@ def starting_point(settings: Settings, checkpoint: Path | None, topic_since: int
     behind = first_unanswered(offsets, answered)
     # A broker whose machine lost power, and a recreated topic, use an offset a second time: so the last answered
     # request must be older than its answer.
-    last = {partition: offset - 1 for partition, offset in behind.items() if (partition, offset - 1) in answered}
+    last = {
+        partition: offset - 1
+        for partition, offset in behind.items()
+        if (partition, offset - 1) in answered and offset <= available.get(partition, (0, 0))[1]
+    }
     requests = kafka.messages_at(settings, REQUEST_TOPIC, last, kafka.ANSWER_SECONDS)
     sure = {partition for partition, request in requests.items() if _is_answered(request, answered)}
     going_on = clamp_offsets({p: offset if p in sure else offsets[p] for p, offset in behind.items()}, available)
@@ -109,11 +113,10 @@ def go_around(settings: Settings, start: Start, known: Container[Place]) -> tupl
 
         def waiting() -> Iterator[tuple[bytes | None, bytes | None]]:
             for gap in gaps:
-                # To the gap's end, which Kafka gives as an error: so all that lies before it has come.
-                begin = offsets[gap.partition] if gap in new else gap.last + 1
-                before = {(REQUEST_TOPIC, gap.partition): (begin, gap.last + 1)}
+                begin = offsets[gap.partition] if gap in new else gap.first
+                before = {(REQUEST_TOPIC, gap.partition): (begin, gap.first)}
                 for request in kafka.read(consumer, settings, before, kafka.ANSWER_SECONDS):
-                    if request.offset() < gap.first and not _is_answered(request, start.answered):
+                    if not _is_answered(request, start.answered):
                         yield _cut(request.key(), MAX_KEY_BYTES), _cut(request.value(), MAX_MESSAGE_BYTES)
                 offsets[gap.partition] = max(offsets[gap.partition], gap.last + 1)
 

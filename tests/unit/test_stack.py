@@ -152,6 +152,9 @@ def test_commands_find_the_stack_by_its_home_and_tell_strangers_nothing(
             del os.environ["FLIGHTS_PORT_SUPERVISOR"]
         with pytest.raises(TimeoutError):
             stranger.accept()
+    refused = make(settings.home, "status").stderr
+    assert "the running stack was started with other code or settings and has no " in " ".join(refused.split())
+    assert "make down up" in refused
     asked = make(settings.home, "topics")
     assert f":{settings.port_kafka}" in asked.stderr, "it asks Kafka at the port of the stack that runs"
     (settings.home / "secrets.json").unlink()

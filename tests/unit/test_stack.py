@@ -164,6 +164,22 @@ def test_commands_find_the_stack_by_its_home_and_tell_strangers_nothing(
     assert not process.is_running()
 
 
+@pytest.fixture
+def log_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In the folder for temporary files, named as supervisord names logs by default."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    path = folder / "web-stdout---supervisor-x1y2z3.log"
+    path.touch()
+    return path
+
+
+@pytest.mark.usefixtures("log_of_another", "sleeper")
+def test_the_logs_of_another_process_manager_stay(log_of_another: Path) -> None:
+    assert log_of_another.exists()
+
+
 def test_a_password_is_not_sent_where_the_stack_does_not_run(settings: Settings) -> None:
     load_secrets(settings)
     with socket.create_server((LOOPBACK, settings.port_airflow)) as stranger:

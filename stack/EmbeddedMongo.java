@@ -29,9 +29,9 @@ import org.h2.mvstore.type.BasicDataType;
 /**
  * A MongoDB-wire server for one machine without a mongod: mongo-java-server on one H2 MVStore file.
  *
- * <p>Usage: {@code java -cp 'jars/mongo/*' EmbeddedMongo.java PORT FILE}. It listens on the loopback interface only,
- * prints one line when it is ready, and ends cleanly on SIGTERM. Exit status 1: the port or the file is taken, or the
- * store failed (disk full, I/O error); what was acknowledged is in the file.
+ * <p>Usage: {@code java -cp 'jars/embedded-mongo:jars/mongo/*' EmbeddedMongo PORT FILE}. It listens on the loopback
+ * interface only, prints one line when it is ready, and ends cleanly on SIGTERM. Exit status 1: the port or the file is
+ * taken, or the store failed (disk full, I/O error); what was acknowledged is in the file.
  *
  * <p>As it comes, mongo-java-server keeps documents and index keys in Java's serialization, compares keys by serializing
  * both, commits once a second, and collects a whole result before its first batch. docs/architecture.md, "The embedded
@@ -132,7 +132,7 @@ public final class EmbeddedMongo {
             if (command.equals("find") && !(request.get("batchSize") instanceof Number size && size.intValue() > 0)) {
                 request.put("batchSize", Integer.MAX_VALUE); // 0 is for the library's own reads: a result without end
             }
-            if (READS.contains(command) || command.equals("aggregate") && !has("out|merge", request)) {
+            if (READS.contains(command) || command.equals("aggregate") && !has(Set.of("$out", "$merge"), request.get("pipeline"))) {
                 try {
                     return super.handleMessage(message);
                 } catch (OutOfMemoryError error) {
@@ -162,7 +162,7 @@ public final class EmbeddedMongo {
 
         @Override
         public Document handleCommand(Channel channel, String database, String command, Document query) {
-            if (has("changeStream|sample", query)) { // the library's $sample breaks its own sort
+            if (has(Set.of("$changeStream", "$sample"), query.get("pipeline"))) { // the library's $sample breaks its own sort
                 throw new MongoServerError(115, "CommandNotSupported", "There are no change streams and no $sample here");
             }
             String known = command.equals("hello") ? "isMaster" : command;
@@ -177,8 +177,10 @@ public final class EmbeddedMongo {
             return reply;
         }
 
-        private static boolean has(String stages, Document request) {
-            return String.valueOf(request.get("pipeline")).matches("(?s).*\\$(" + stages + ")\\b.*");
+        private static boolean has(Set<String> stages, Object part) {
+            return part instanceof Collection<?> list && list.stream().anyMatch(item -> has(stages, item))
+                || part instanceof Map<?, ?> map
+                    && (!Collections.disjoint(stages, map.keySet()) || has(stages, map.values()));
         }
 
         private void endIfFailed() {

@@ -14,11 +14,13 @@ import tarfile
 import tempfile
 import zlib
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 from flight_delays.infra.files import move_durably
 from flight_delays.settings import Settings
 from stack import launch, state
+from stack.secrets import Secrets, load_secrets, read_secrets
 from stack.steps import StepFailedError, step
 from stack.supervisor import Supervisor
 from stack.up import PredictorStoppedError, down, locked, up
@@ -46,6 +48,7 @@ def backup(settings: Settings, path: Path | None, *, may_stop: bool = True) -> P
         raise StepFailedError(f"{path} is there already", hint="name another file: make backup BACKUP=FILE")
     if state.found_format(settings) is None:
         raise StepFailedError(f"there is no state in {settings.home}", hint="make up")
+    load_secrets(settings)  # adds what a home of release 0.1.0 lacks: `restore` takes nothing less than all
     if not Supervisor(settings).running():
         _write(settings, path)
     elif not may_stop:
@@ -96,7 +99,7 @@ def restore(settings: Settings, path: Path, *, force: bool) -> None:
             with step("archive") as current:
                 _refuse_what_is_in_use(settings, force=force)
                 _unpack(path, staging)
-                _check(settings, settings.model_copy(update={"home": staging}))
+                _check(settings, settings.model_copy(update={"home": staging}), path)
                 current.result = "whole"
             with step("state") as current:
                 _put_in_place(settings, staging)
@@ -127,8 +130,11 @@ def _unpack(source: Path, staging: Path) -> None:
             while whole.read(1 << 20):  # its checksum is at the end, where tarfile does not look
                 pass
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
-        hint = "name another one: make restore BACKUP=FILE"
-        raise StepFailedError(f"{source} is no whole backup: {error}", hint=hint) from error
+        raise _not_whole(source, error) from error
+
+
+def _not_whole(source: Path, why: object) -> StepFailedError:
+    return StepFailedError(f"{source} is no whole backup: {why}", hint="name another one: make restore BACKUP=FILE")
 
 
 def _known(member: tarfile.TarInfo, target: str) -> tarfile.TarInfo:
@@ -139,8 +145,16 @@ def _known(member: tarfile.TarInfo, target: str) -> tarfile.TarInfo:
     return tarfile.data_filter(member, target).replace(mode=0o700 if member.isdir() else 0o600, deep=False)
 
 
-def _check(settings: Settings, staged: Settings) -> None:
+def _check(settings: Settings, staged: Settings, source: Path) -> None:
     """Refuses a state that this code cannot go on with, and notes in it where it is not the whole state."""
+    if state.found_format(staged) is None:
+        raise _not_whole(source, "it holds no state")
+    try:
+        missing = {each.name for each in fields(Secrets)} - read_secrets(staged.home / "secrets.json").keys()
+    except (OSError, ValueError) as error:
+        raise _not_whole(source, f"secrets.json: {error}") from error
+    if missing:
+        raise _not_whole(source, f"secrets.json has no {', '.join(sorted(missing))}")
     state.check(staged)
     external = settings.kafka_is_external or settings.mongo_is_external or settings.spark_connect_is_external
     if external or not all((staged.home / part).exists() for part in ("kafka/data", "mongo")):

@@ -28,6 +28,7 @@ from stack.secrets import load_secrets
 from stack.services import services
 from stack.steps import START, StepFailedError
 from stack.supervisor import Supervisor
+from stack.up import running_already
 
 
 def status(settings: Settings) -> None:
@@ -39,8 +40,9 @@ def status(settings: Settings) -> None:
     console = Console(highlight=False)
     columns = [Column(name, overflow="fold") for name in ("service", "process", "health", "memory")]
     table = Table(*columns, title=f"Processes of {settings.home}", title_justify="left")
-    states, unhealthy = supervisor.states(), []
-    for service in services(settings, secrets):
+    states, wanted, unhealthy = supervisor.states(), services(settings, secrets), []
+    running_already(settings, {*states}, wanted)
+    for service in wanted:
         state = states[service.name]
         try:
             service.ready(settings)

@@ -9,6 +9,7 @@ import stat
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 
 from flight_delays.infra.files import write_private
 from flight_delays.settings import Settings
@@ -42,14 +43,20 @@ def load_secrets(settings: Settings) -> Secrets:
         raise StepFailedError(f"{path} with the passwords and keys of this state is missing", hint=hint)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        found = json.loads(path.read_text()) if path.exists() else {}
-        if not isinstance(found, dict) or not all(value and isinstance(value, str) for value in found.values()):
-            raise ValueError("expected a JSON object of passwords and keys")
+        found = read_secrets(path) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise StepFailedError(f"{path.name} is damaged: {error}", hint="put it back from a backup") from error
     secrets = Secrets(**{each.name: found[each.name] for each in fields(Secrets) if each.name in found})
     write_private(path, json.dumps(asdict(secrets), indent=2))
     return secrets
+
+
+def read_secrets(path: Path) -> dict[str, str]:
+    """The secrets by name, as the file has them. Raises OSError or ValueError where it is none of secrets."""
+    found = json.loads(path.read_text())
+    if not isinstance(found, dict) or not all(value and isinstance(value, str) for value in found.values()):
+        raise ValueError("expected a JSON object of passwords and keys")
+    return found
 
 
 def make_private(settings: Settings) -> None:

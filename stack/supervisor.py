@@ -134,6 +134,8 @@ class Supervisor:
 [supervisord]
 logfile_maxbytes = {LOG_BYTES}
 logfile_backups = 1
+childlogdir = ../logs
+identifier = flight-delays
 umask = 077
 
 [inet_http_server]

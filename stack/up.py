@@ -171,7 +171,7 @@ def running_already(settings: Settings, running: set[str], wanted: list[Service]
     """What to say of a stack that runs. Raises StepFailedError where it lacks a service that this code needs."""
     changed = state.changed_since_start(settings)
     if missing := {service.name for service in wanted} - running:
-        why = f"the running stack was started by other code and has no {', '.join(sorted(missing))}"
+        why = f"the running stack was started with other code or settings and has no {', '.join(sorted(missing))}"
         raise StepFailedError(why, hint="make down up")
     return f"runs with older {' and '.join(changed)}: make down up" if changed else "runs already"
 

@@ -71,6 +71,7 @@ _ADDRESSES = {
 
 
 Share = Annotated[float, Field(gt=0, le=1)]
+"""A part of a whole: above 0, at most 1."""
 
 
 class SettingsError(ValueError):

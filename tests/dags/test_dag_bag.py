@@ -60,6 +60,17 @@ def test_a_dag_explains_itself_and_cannot_hang(bag: DagBag, dag_id: DagId) -> No
             assert task.execution_timeout is not None, task.task_id
 
 
+IMPORTS = (DagId.RECORDS, DagId.NEWEST_MONTH, DagId.DISTANCES, DagId.CONDITIONS)
+
+
+@pytest.mark.parametrize("dag_id", IMPORTS)
+def test_an_import_names_what_it_reads_and_writes_and_is_tried_again(bag: DagBag, dag_id: DagId) -> None:
+    dag: DAG = bag.dags[dag_id]
+    assert "**Inputs.**" in (dag.doc_md or "")
+    assert "**Outputs.**" in (dag.doc_md or "")
+    assert [task.task_id for task in dag.tasks if task.retries == 0] == []
+
+
 WRONG: list[tuple[DagId, str, Any]] = [
     (DagId.RECORDS, "source", "kaggle"),
     (DagId.RECORDS, "months", "2013"),

@@ -8,6 +8,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from uuid import uuid4
 
@@ -86,6 +87,16 @@ def test_a_backup_brings_everything_back(old: Stack, tmp_path: Path) -> None:
             assert answer(stack, uuid)["status"] == "OK"
         for uuid, known in EXPECTED["answers"].items():
             assert answer(stack, uuid) == known
+
+
+def test_a_backup_of_a_state_of_release_0_1_0_can_be_restored(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path / "home", 4_000)
+    unpack(settings)
+    path = backup.backup(settings, tmp_path / "all.tar.gz")
+    assert "state.json" not in names(path)
+    console.clean(settings, assume_yes=True)
+    backup.restore(settings, path, force=False)
+    assert settings.models.exists()
 
 
 @contextmanager
@@ -242,6 +253,20 @@ def test_a_bad_backup_changes_nothing(old: Stack, tmp_path: Path) -> None:
     ):
         add(name)
         refused("is no part of a backup")
+    for parts, match in {
+        (): "it holds no state",
+        ("secrets.json",): "it holds no state",
+        ("models",): r"secrets\.json: .*No such file",
+        ("models", "secrets.json"): r"secrets\.json has no airflow_fernet_key, .*spark_connect_token",
+    }.items():
+        with tarfile.open(bad, "w:gz") as archive:
+            for name in parts:
+                member = tarfile.TarInfo(name)
+                if name == "models":
+                    member.type = tarfile.DIRTYPE
+                member.size = 0 if name == "models" else 2
+                archive.addfile(member, BytesIO(b"{}"))
+        refused(f"no whole backup: {match}")
     assert everything(old) == before
     assert not (old.settings.home / state.UNFINISHED_RESTORE).exists()
 

@@ -118,9 +118,16 @@ def test_aggregations(mongo: Mongo) -> None:
     answers.insert_many([{"_id": str(n), "n": n % 3} for n in range(300)])
     page = answers.aggregate([{"$match": {"n": 1}}, {"$project": {"_id": 1}}], batchSize=7)
     assert [found["_id"] for found in page] == [str(n) for n in range(1, 300, 3)]
+    answers.insert_one({"_id": "text", "n": "a $sample"})
+    assert [found["_id"] for found in answers.aggregate([{"$match": {"n": "a $sample"}}])] == ["text"]
     list(answers.aggregate([{"$match": {"n": 2}}, {"$out": "predictor_events"}]))
     assert mongo["predictor_events"].count_documents({"n": 2}) == 100
-    for refused in (answers.watch, lambda: answers.aggregate([{"$sample": {"size": 5}}])):
+    sample = {"$sample": {"size": 5}}
+    for refused in (
+        answers.watch,
+        lambda: answers.aggregate([sample]),
+        lambda: answers.aggregate([{"$facet": {"some": [sample]}}]),
+    ):
         with pytest.raises(OperationFailure) as caught:
             refused()
         assert caught.value.code in NOT_SUPPORTED

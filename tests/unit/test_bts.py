@@ -117,6 +117,10 @@ def test_only_the_months_asked_for_and_not_there_are_fetched() -> None:
     assert [file["months"] for file in split(params, ["2012-12", "2013-01"])] == ["2012-11", "2013-02"]
     assert len(split(params | {"force": True}, ["2012-12", "2013-01"])) == 4
     assert split({"source": "archive", "months": None}, ["2013-01"]) == [{"source": "archive", "months": None}]
+    for year in ("0000", "1899", "2100", "9999"):
+        with pytest.raises(DataError, match=f'months .{year}-01.: expected "2013-01"'):
+            split({"source": "bts", "months": f"{year}-01"})
+    assert split({"source": "bts", "months": "1900-01"})
     with pytest.raises(DataError, match="needs months"):
         split({"source": "bts", "months": None})
 

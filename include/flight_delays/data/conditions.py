@@ -84,15 +84,13 @@ def read_weather(path: Path) -> pd.DataFrame:
     numbers = raw[columns[1:]].apply(pd.to_numeric, errors="coerce")
     date = pd.to_datetime(numbers[day], errors="coerce")
     rows = pd.DataFrame({"Origin": raw["origin"], "Date": date, "Hour": numbers["hour"]})
-    wrong = ~rows["Origin"].str.fullmatch(AIRPORT_PATTERN, na=False) | date.isna() | ~rows["Hour"].isin(range(24))
-    if wrong.any() or rows.empty:
-        found = (
-            f"line {wrong.argmax() + 2}: {', '.join(raw[wrong].iloc[0].fillna(''))}"
-            if len(rows)
-            else "it holds no rows"
-        )
+    airport = rows["Origin"].str.fullmatch(AIRPORT_PATTERN, na=False)
+    wrong = pd.DataFrame({"origin": ~airport, "date": date.isna(), "hour": ~rows["Hour"].isin(range(24))})
+    if wrong.any(axis=None) or rows.empty:
+        line = wrong.any(axis=1).argmax() if len(rows) else None
+        found = "it holds no rows" if line is None else f"line {line + 2}, {wrong.iloc[line].idxmax()}"
         raise DataError(
-            f"{path}, {found}; an airport's code, a date and an hour 0..23 are expected. Nothing was imported"
+            f"{path}: {found}; an airport's code, a date and an hour 0..23 are expected. Nothing was imported"
         )
     for theirs, ours in WEATHER_COLUMNS.items():
         rows[ours] = numbers[theirs].where(numbers[theirs].between(*_limits(ours)))

@@ -111,10 +111,12 @@ def read_flights(records_dir: Path, first: dt.date, last: dt.date, columns: list
     import pandas as pd
     from pyarrow import parquet
 
-    if not (paths := month_files(records_dir)):
+    months = manifest.months if (manifest := read_manifest(records_dir)) else []
+    paths = [str(records_dir / each.path) for each in months if f"{first:%Y-%m}" <= each.month <= f"{last:%Y-%m}"]
+    if not paths:
         return pd.DataFrame(columns=columns)
     between = [("FlightDate", ">=", first), ("FlightDate", "<=", last)]
-    table = parquet.read_table([str(path) for path in paths], columns=columns, filters=between)
+    table = parquet.read_table(paths, columns=columns, filters=between)
     return table.to_pandas().dropna()  # type: ignore[no-any-return]
 
 

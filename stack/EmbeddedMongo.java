@@ -17,6 +17,7 @@ import java.nio.ByteBuffer;
 import java.util.*;
 import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.locks.LockSupport;
 import java.util.concurrent.locks.ReadWriteLock;
 import java.util.concurrent.locks.ReentrantReadWriteLock;
 import java.util.function.Consumer;
@@ -480,14 +481,18 @@ public final class EmbeddedMongo {
             }
         }
 
+        /** Waits long enough for the results of clients that gave up to count as idle. */
         private static synchronized void makeRoom() {
-            System.gc();
-            if (OLD.isCollectionUsageThresholdExceeded()) {
-                Results.closeIdle(0, Results.IDLE_NANOS);
+            for (int attempt = 0; ; attempt++) {
                 System.gc();
-            }
-            if (OLD.isCollectionUsageThresholdExceeded()) {
-                throw exceeded();
+                if (!OLD.isCollectionUsageThresholdExceeded()) {
+                    return;
+                }
+                if (attempt == 3) {
+                    throw exceeded();
+                }
+                LockSupport.parkNanos(attempt * Results.IDLE_NANOS / 2);
+                Results.closeIdle(0, Results.IDLE_NANOS);
             }
         }
 

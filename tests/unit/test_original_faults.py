@@ -54,7 +54,7 @@ FAULTS = {
     ],
     "paths and passwords in the code": [
         f"{HERE}::test_no_path_and_no_password_in_the_code",
-        "tests/unit/test_compose.py::test_every_secret_comes_from_the_environment",
+        "tests/unit/test_compose.py::test_no_environment_has_a_secret",
         "tests/unit/test_stack.py::test_secrets_are_made_once_and_private",
     ],
 }

@@ -10,22 +10,17 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from confluent_kafka import KafkaException
-from pymongo.errors import PyMongoError
 from rich.console import Console
 
 from flight_delays.contract import DagId
-from flight_delays.errors import BrokerError, sentence
-from flight_delays.predictor.state import Action
-from flight_delays.settings import SECRETS_FOLDER, Settings, SettingsError, get_settings
-from stack import console
+from flight_delays.settings import SECRETS_FOLDER, Settings, get_settings
+from stack import commands, console
 from stack.secrets import Secrets
 from stack.services import airflow_environment
-from stack.steps import StepFailedError, explain, step
+from stack.steps import StepFailedError, step
 from stack.up import await_dags, await_predictor, refuse_stopped, run_predictor
 
 
@@ -77,47 +72,16 @@ def predictor(settings: Settings, action: str, version: str | None) -> None:
         run_predictor(settings, secrets(), action, version, current)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="flights", description="The pipeline in containers.")
-    commands = parser.add_subparsers(required=True)
-
-    def command(name: str, text: str, run: Callable[..., object]) -> Callable[..., object]:
-        added = commands.add_parser(name, help=text)
-        added.set_defaults(run=run)
-        return added.add_argument
-
+def main() -> None:
+    """Runs one command; exit status 1, with what failed and what to do, where it fails."""
+    parser, command = commands.parser("flights", "The pipeline in containers.", predictor)
     command("airflow", "Airflow's own command line", airflow)("rest", nargs=argparse.REMAINDER)
     add = command("start", "start the DAGs; ends when a model serves", start)
     add("--months", default="", help="the first model learns from these alone; default: all")
     add("--web", dest="web_url", required=True)
     add("--airflow", dest="airflow_url", required=True)
-    command("status", "the predictor's status and events", status)
-    add = command("predictor", "start, stop, restart or deploy", predictor)
-    add("action", choices=[each.value for each in Action])
-    add("version", nargs="?")
-    command("models", "the model versions, and why each serves or does not", console.models)
-    command("topics", "the Kafka topics", console.topics)
-    command("listen", "messages as they come", console.listen)
-    add = command("predictions", "the last answers", console.predictions)
-    add("--count", type=int, default=5)
-    add("--json", action="store_true", dest="as_json", help="whole documents, a line each")
-    return parser
-
-
-def main() -> None:
-    """Runs one command; exit status 1, with what failed and what to do, where it fails."""
-    given = vars(_parser().parse_args())
-    run = given.pop("run")
-    try:
-        run(get_settings(), **given)
-    except SettingsError as error:
-        sys.exit(f"Settings that are not accepted (see docs/settings.md):\n{error}")
-    except StepFailedError as error:
-        sys.exit(explain(error))
-    except (PyMongoError, KafkaException, BrokerError) as error:
-        sys.exit(explain(StepFailedError(sentence(error), hint="docker compose ps")))
-    except KeyboardInterrupt:
-        sys.exit("Interrupted.")
+    command("status", "show the predictor's status and events", status)
+    commands.run(parser, get_settings, hint="docker compose ps")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from flight_delays.settings import PROJECT, Settings
 from stack import artifacts
@@ -30,9 +33,14 @@ OF_THE_MACHINE = {
 """How this machine reaches its package index: what is built on it must reach it, too."""
 
 
+def services(file: Path = PROJECT / "docker-compose.yaml") -> dict[str, Any]:
+    """The services of the compose file, with 0 in place of its variables."""
+    return dict(yaml.safe_load(re.sub(r"\$\{[^}]*\}", "0", file.read_text()))["services"])
+
+
 def images() -> set[str]:
     """What the files name, but for the image that is built."""
-    named = re.findall(r"^\s+image: (\S+)", (PROJECT / "docker-compose.yaml").read_text(), re.M)
+    named = [service["image"] for service in services().values()]
     bases = re.findall(r"^FROM (\S+:\S+)", (PROJECT / "docker" / "Dockerfile").read_text(), re.M)
     return {name for name in {*named, *bases} if not name.startswith("flight-delays:")}
 

@@ -127,7 +127,7 @@ def _checkout(folder: Path, stand_ins: set[str]) -> Containers:
 
 def _override(file: Path, stand_ins: set[str]) -> str:
     """What differs here from the official way: an old engine's health checks, and a MongoDB that knows no login."""
-    services = yaml.safe_load(re.sub(r"\$\{[^}]*\}", "0", file.read_text()))["services"]
+    services = bases.services(file)
     old = int(run("docker", "version", "--format", "{{.Server.Version}}").split(".", 1)[0]) < 25
     no_login = any(image.startswith("mongo:") for image in stand_ins)
     override: dict[str, dict[str, Any]] = {name: {} for name in services}

@@ -16,17 +16,16 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 from flight_delays.contract import SUBMIT_PATH
 from flight_delays.predictor.workload import CANARY
 from flight_delays.settings import PROJECT
+from tests.containers import bases
 from tests.containers.conftest import Containers
 from tests.containers.engine import run
 
 ONCE = {"secrets", "airflow-init", "airflow-start"}
-SERVICES = yaml.safe_load(re.sub(r"\$\{[^}]*\}", "0", (PROJECT / "docker-compose.yaml").read_text()))["services"]
-LONG_RUNNING = sorted(SERVICES.keys() - ONCE)
+LONG_RUNNING = sorted(bases.services().keys() - ONCE)
 FLIGHT = {name: str(value) for name, value in CANARY.items() if name != "Distance"}
 COMMANDS = [
     command

@@ -97,9 +97,9 @@ def await_server(settings: Settings) -> None:
 def start(settings: Settings, deployment: Deployment, starting_offsets: str, *, queries: int = 1) -> Deployment:
     """Starts the deployment's query; returns it with the query's ids.
 
-    `starting_offsets` ("earliest" or JSON) are where it begins: its checkpoint is new. `queries` run side by side,
-    this one included. The caller has verified the version. Raises RegistryError where the model cannot be loaded,
-    SlotsError where the server is too small, PredictorError where it does not answer or Spark refuses.
+    `starting_offsets` (see `handover.Start.for_spark`) are where it begins: its checkpoint is new. `queries` run side
+    by side, this one included. The caller has verified the version. Raises RegistryError where the model cannot be
+    loaded, SlotsError where the server is too small, PredictorError where it does not answer or Spark refuses.
     """
     log.info(
         "starting deployment %d: model %s, checkpoint %s, offsets %s",

@@ -111,7 +111,8 @@ class Status(BaseModel):
 def read_status(settings: Settings) -> Status:
     """The predictor's status; raises nothing: what cannot be found out is in `problems`.
 
-    Reads the ends of collections and topics only. Takes at most 2 * `timeouts.STATUS_SECONDS`.
+    Reads the ends of collections and topics only. Takes at most 2 * `timeouts.STATUS_SECONDS` where neither Kafka nor
+    MongoDB answers; each of some ten questions to a slow Kafka may take that long.
     """
     at = dt.datetime.now(dt.UTC)
     found: dict[str, Any] = {"condition": Condition.UNKNOWN}
